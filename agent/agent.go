@@ -1,0 +1,275 @@
+// Package agent is the engine: it backs sources up to a vault, restores points
+// from it, and checks what it holds. It knows no flags, no terminal and no
+// process: package cmd/agent turns those into the options here.
+//
+// # Reading order
+//
+// session.go opens a vault for a home; backup.go is one backup from end to end,
+// with the commit point marked; restore.go is one restore; verify.go checks.
+//
+// # Errors
+//
+// What concerns one file of the source is a [Note] and never an error. An error
+// of a Session's method ends the job; it is about the vault, the cache, the
+// target or the request. The sentinels below, [home.ErrBusy] and
+// [key.ErrWrongKey] are what a caller branches on.
+//
+// # Concurrency
+//
+// A Session is used by one goroutine. Any number of sessions, in any number of
+// processes and machines, may use one vault at a time; a home lets one of them
+// write.
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNoVault is returned where there is no vault at the given place.
+	ErrNoVault = errors.New("no vault there")
+	// ErrVaultExists is returned by Init where a vault is already.
+	ErrVaultExists = errors.New("a vault is there already")
+	// ErrNoPoint is returned where no point fits what was asked for.
+	ErrNoPoint = errors.New("no such point")
+	// ErrNoPath is returned where a point has nothing under the given path.
+	ErrNoPath = errors.New("no such path in the point")
+	// ErrNoSources is returned by a backup that was told no path, on a machine
+	// without a point to take them from.
+	ErrNoSources = errors.New("nothing to back up")
+	// ErrAllFailed is returned by a backup in which no source could be read.
+	ErrAllFailed = errors.New("no source could be backed up")
+	// ErrDamaged is returned by Verify where something of the vault is not as it was written.
+	ErrDamaged = errors.New("the vault is damaged")
+)
+
+// Version is the agent's own version, written into points.
+const Version = "0.1.0-dev"
+
+// Environment is what the engine is given from outside. The zero value works:
+// the system's clock and randomness, no log, no reports, and no passphrase.
+type Environment struct {
+	Log   *slog.Logger
+	Clock func() time.Time
+	Rand  io.Reader
+	// Host is the machine's name as points show it; "" asks the system.
+	Host string
+	// Hardware names the machine's hardware; "" asks the system.
+	Hardware string
+	// Secret is asked for the vault's passphrase or recovery key when the home
+	// holds no key of it. It returns the secret as given, without a line end.
+	Secret func(ctx context.Context) (string, error)
+	// Report receives notes and progress. Its methods are called by several
+	// goroutines at a time.
+	Report Reporter
+	// PartialEvery is how often a long job makes what it has stored part of the
+	// vault, hidden, so that a lost cache does not lose it; 0: every 30 minutes.
+	PartialEvery time.Duration
+	// Wrap decorates the backend, once it is open. Nil: it is used as it is.
+	Wrap func(backend.Backend) backend.Backend
+}
+
+// partialEvery is how often a long job makes what it has stored part of the vault.
+func (e *Environment) partialEvery() time.Duration {
+	if e.PartialEvery > 0 {
+		return e.PartialEvery
+	}
+	return partialEvery
+}
+
+// Reporter is told what happens while a job runs.
+type Reporter interface {
+	// Note tells of one thing that a user may want to know.
+	Note(Note)
+	// Progress tells how far the job is; it is called at most a few times a second.
+	Progress(Progress)
+}
+
+// Severity ranks notes.
+type Severity uint8
+
+// The severities. Only warnings and failures make a job "with warnings".
+const (
+	Info    Severity = iota + 1 // worth knowing: a socket was skipped, a file vanished
+	Warning                     // content is missing or doubtful: unreadable, unstable
+	Failure                     // a whole source failed, or an entry was not restored
+)
+
+// Note is one message about one path.
+type Note struct {
+	Severity Severity
+	Path     string // absolute, raw; "" where it is about no path
+	Text     string // lower case, no final period: "permission denied"
+}
+
+// Progress is a snapshot of a job's counters. Totals are 0 while unknown.
+type Progress struct {
+	Phase        string // "scan", "read", "commit", "restore", "verify"
+	Files, Bytes int64  // done
+	TotalFiles   int64
+	TotalBytes   int64
+	Current      string // path in work
+}
+
+// Status is DESIGN's word for how a job ended.
+type Status string
+
+// The states of a finished job.
+const (
+	Completed             Status = "Completed"
+	CompletedWithWarnings Status = "CompletedWithWarnings"
+	Failed                Status = "Failed"
+	Cancelled             Status = "Cancelled"
+)
+
+// BackupOptions say what to back up.
+type BackupOptions struct {
+	// Paths are absolute paths, each a source; empty: the sources of this
+	// machine's newest point.
+	Paths         []string
+	Excludes      []string // gitignore-style patterns
+	ExcludeFiles  []string // files of such patterns
+	CrossMounts   bool
+	Tags          map[string]string
+	AcceptSources []string // sources to take although they were emptied or moved to another file system
+	DryRun        bool
+}
+
+// BackupResult is what a backup did.
+type BackupResult struct {
+	Point           string // 32 hex digits; "" for a dry run
+	Status          Status
+	FilesNew        int64
+	FilesChanged    int64
+	FilesUnmodified int64
+	FilesGone       int64
+	BytesRead       int64 // from files
+	BytesAdded      int64 // plaintext of new chunks
+	BytesStored     int64 // put into the vault
+	Warnings        int64
+	Duration        time.Duration
+	Resumed         bool // took up the work of a job that was killed
+}
+
+// PointInfo describes a point.
+type PointInfo struct {
+	ID        log.PointID
+	Time      time.Time // when the job started: the state that the point shows
+	Ended     time.Time
+	Machine   string
+	MachineID log.MachineID
+	Sources   []SourceInfo
+	Files     int64
+	Bytes     int64
+	NewBytes  int64 // stored in the vault for this point
+	Status    Status
+	Tags      map[string]string
+	Suspect   bool
+}
+
+// SourceInfo describes one source of a point.
+type SourceInfo struct {
+	Path   string
+	Status string // "complete", "with warnings", "suspect", "failed"
+	Files  int64
+	Bytes  int64
+}
+
+// PointFilter selects points; zero fields select all.
+type PointFilter struct {
+	Machine string // host name or a start of the machine ID
+	Source  string // path of a source
+}
+
+// RestoreOptions say what to restore, where to, and what to do about what is there.
+type RestoreOptions struct {
+	Point    string // "latest", a time, or a start of a point ID
+	Machine  string
+	Source   string
+	Target   string // "" restores to where it was
+	Paths    []string
+	Includes []string
+	Excludes []string
+	Conflict string // "copy" (default), "overwrite", "skip", "newer"
+	DryRun   bool
+}
+
+// RestoreResult is what a restore did.
+type RestoreResult struct {
+	Point    string
+	Status   Status
+	Restored int64 // entries made
+	Skipped  int64 // entries left as they were
+	Failed   int64 // entries that could not be made whole
+	Bytes    int64 // written to files
+	Notes    int64
+	Duration time.Duration
+}
+
+// VerifyOptions say how deep to look.
+type VerifyOptions struct {
+	ReadData bool
+	Point    string // only what this point needs
+}
+
+// VerifyResult is what a check found.
+type VerifyResult struct {
+	Objects  int64 // objects looked at
+	Bytes    int64 // bytes read
+	Unnamed  int64 // objects that no log entry names: left by killed jobs
+	Points   int64
+	Damage   []Damage // at most MaxDamageReports
+	Damaged  int64    // damaged, missing or misplaced objects, all counted
+	Hurt     int64    // files of points that damage reaches, all counted
+	Duration time.Duration
+}
+
+// MaxDamageReports bounds the damage that a check keeps in memory to name;
+// what is beyond is counted.
+const MaxDamageReports = 1000
+
+// Damage is one damaged object, or one file of a point that it hurts.
+type Damage struct {
+	Object string // name in the vault, "" for a hurt file
+	Point  string // of a hurt file
+	Path   string
+	Text   string
+}
+
+// Entry is one entry of a point as listings show it.
+type Entry struct {
+	Path   string // absolute, raw
+	Kind   string // "dir", "file", "symlink", "block", "char", "fifo"
+	Mode   uint32
+	UID    uint32
+	GID    uint32
+	User   string
+	Group  string
+	Size   int64
+	MTime  time.Time
+	Target string
+	Stale  bool
+	// Unstable marks a file that changed while it was read.
+	Unstable bool
+}
+
+// Version of a file: which points have it in this state.
+type FoundVersion struct {
+	Entry
+	Points []string // IDs, oldest first
+	Times  []time.Time
+}
+
+// Change is a difference between two points.
+type Change struct {
+	Kind string // "+" added, "-" gone, "M" content changed, "U" only metadata changed
+	Path string
+}

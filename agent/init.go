@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/location"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// FormatVersion is the version of the vault's format that this agent writes.
+const FormatVersion = key.FormatVersion
+
+// InitOptions set up Init.
+type InitOptions struct {
+	Vault      string // URL
+	Passphrase string
+	Recovery   key.RecoveryKey
+	KDF        key.KDFParams // zero: the default
+	// AdoptExisting takes a vault that is there already, if the passphrase
+	// opens it: what an Init that was killed near its end left.
+	AdoptExisting bool
+}
+
+// InitResult is what Init made.
+type InitResult struct {
+	URL     string
+	VaultID string // 32 hex digits
+}
+
+// CheckInit tells whether a vault could be made at url. It writes nothing.
+func CheckInit(ctx context.Context, env Environment, url string) error {
+	place, err := location.Parse(url)
+	if err != nil {
+		return fmt.Errorf("vault %s: %w", url, err)
+	}
+	b, err := location.Open(ctx, place)
+	if errors.Is(err, backend.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open vault %s: %w", place, err)
+	}
+	defer b.Close()
+	if _, _, err = vault.ReadConfig(ctx, b); err == nil {
+		return fmt.Errorf("%s: %w", place, ErrVaultExists)
+	} else if errors.Is(err, vault.ErrNone) {
+		return nil
+	}
+	return err
+}
+
+// Init makes a vault and lets the home remember it, if it has none. The home
+// must be locked.
+func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (InitResult, error) {
+	place, err := location.Parse(o.Vault)
+	if err != nil {
+		return InitResult{}, fmt.Errorf("vault %s: %w", o.Vault, err)
+	}
+	with, err := key.NewPassphrase([]byte(o.Passphrase))
+	if err != nil {
+		return InitResult{}, err
+	}
+	b, err := location.Create(ctx, place)
+	if err != nil {
+		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
+	}
+	defer b.Close()
+	if env.Wrap != nil {
+		b = env.Wrap(b)
+	}
+	id, sec, err := vault.Create(ctx, b, vault.CreateOptions{
+		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, Clock: env.Clock, Rand: env.Rand,
+	})
+	if errors.Is(err, vault.ErrExists) {
+		if !o.AdoptExisting {
+			return InitResult{}, fmt.Errorf("%s: %w", place, ErrVaultExists)
+		}
+		id, sec, err = adopt(ctx, b, o.Passphrase)
+	}
+	if err != nil {
+		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
+	}
+	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id)}
+	return res, rememberNew(ctx, b, h, place.String(), id, sec)
+}
+
+// adopt opens a vault that is there with the passphrase.
+func adopt(ctx context.Context, b backend.Backend, passphrase string) (id key.VaultID, sec key.Secrets, err error) {
+	c, _, err := vault.ReadConfig(ctx, b)
+	if err != nil {
+		return id, sec, err
+	}
+	sec, _, err = unlockWith(ctx, b, c, passphrase)
+	return c.Vault, sec, err
+}
+
+// rememberNew stores a new vault's keys in a home that has no vault. Its URL
+// goes last: it is what later commands go by.
+func rememberNew(ctx context.Context, b backend.Backend, h *home.Home, url string, id key.VaultID, sec key.Secrets) error {
+	if _, has, err := h.Vault(); has || err != nil {
+		return err
+	}
+	v, err := vault.Open(ctx, b, sec.Root, nil, vault.Options{})
+	if err != nil {
+		return err
+	}
+	if err := h.SetKeys(id, home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}); err != nil {
+		return err
+	}
+	if err := h.SetHead(id, home.Head{Head: v.Log.Head(), Commit: log.NoEntry}); err != nil {
+		return err
+	}
+	return h.SetVault(url, id)
+}

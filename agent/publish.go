@@ -1,0 +1,257 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tharsis-backup/tharsis/cache/extsort"
+	"github.com/tharsis-backup/tharsis/cache/journal"
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+	"github.com/tharsis-backup/tharsis/vault/manifest"
+	"github.com/tharsis-backup/tharsis/vault/pack"
+)
+
+// A long job appends a PARTIAL entry this often, so that losing the cache
+// does not lose a first backup of weeks.
+const (
+	partialEvery = 30 * time.Minute
+	partialBytes = 32 << 30
+	// partialCheck is after how many entries of a walk the two are looked at.
+	partialCheck = 1024
+)
+
+// publish makes what the journal says a part of the vault: pages, index run,
+// and the log entry, in this order. Before the entry nothing of it is visible.
+// The workers must be idle.
+func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
+	j.progressPhase("commit")
+	if err := j.writer.Flush(); err != nil {
+		return log.Head{}, err
+	}
+	if err := j.journal.Flush(); err != nil {
+		return log.Head{}, err
+	}
+	sources, err := j.mergeSources(ctx, partial)
+	if err != nil {
+		return log.Head{}, err
+	}
+	if err := j.writer.Flush(); err != nil {
+		return log.Head{}, err
+	}
+	point := log.Point{
+		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.s.lastCommit(),
+		Started: j.started.UnixNano(), Host: j.s.host, Agent: Version, Sources: sources, Tags: tags(j.o.Tags),
+	}
+	run, ok, err := j.writer.WriteIndex(j.s.keepCopy)
+	if err != nil {
+		return log.Head{}, err
+	}
+	if ok {
+		point.Runs = []chunk.ID{run}
+	}
+	j.fill(&point)
+	// The fence: build is called with the log as of the entry before, and its
+	// entry is created only if nothing came between.
+	entry, err := j.s.vault.Log.Append(ctx, j.s.machine.Key, func(st *log.State) (log.Body, error) {
+		if err := j.fence(st, point.Sources); err != nil {
+			return nil, err
+		}
+		if partial {
+			return &log.Partial{Point: point}, nil
+		}
+		// THE COMMIT POINT. A crash before the entry is created leaves the last
+		// point as it was, and a journal that the next job goes on from; a
+		// crash after it leaves this point, complete.
+		return &log.Commit{Point: point}, nil
+	})
+	if err != nil {
+		return log.Head{}, err
+	}
+	j.writer.Indexed()
+	return entry, nil
+}
+
+// fill sets what is known only when all is stored.
+func (j *job) fill(p *log.Point) {
+	st := &j.stats
+	p.Ended = j.s.now().UnixNano()
+	p.Warnings = st.warnings.Load() > 0
+	for _, src := range p.Sources {
+		p.Suspect = p.Suspect || src.Status == log.StatusSuspect
+	}
+	p.Stats = log.Stats{
+		FilesNew: uint64(st.fresh.Load()), FilesChanged: uint64(st.changed.Load()), FilesUnmodified: uint64(st.unmodified.Load()),
+		FilesGone: uint64(st.gone.Load()), FilesUnreadable: uint64(st.unreadable.Load()),
+		BytesRead: uint64(st.read.Load()), BytesAdded: uint64(j.writer.AddedData.Load()), BytesStored: uint64(j.writer.Stored.Load()),
+		Warnings: uint64(st.warnings.Load()),
+	}
+}
+
+func tags(m map[string]string) (out []log.Tag) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, log.Tag{Key: k, Value: m[k]})
+	}
+	return out
+}
+
+// fence tells whether all that the point uses is still to be relied on, as of a
+// state of the log: the bases stand, and no pack lost trust since the job began.
+func (j *job) fence(st *log.State, sources []log.Source) error {
+	if st.Unusable() != j.unusable {
+		return fmt.Errorf("%w: a pack was condemned or quarantined", errFenced)
+	}
+	for _, src := range sources {
+		if src.Base != log.None && !st.Stands(src.ID, src.Base) {
+			return fmt.Errorf("%w: the base of %s was purged", errFenced, src.Path)
+		}
+	}
+	return nil
+}
+
+// mergeSources writes each source's new manifest: its base with what the
+// journal says.
+func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, error) {
+	sorter := extsort.New(j.s.cache.SpoolDir(), 0)
+	defer sorter.Close()
+	if _, err := j.readJournal(ctx, sorter, false); err != nil {
+		return nil, err
+	}
+	it, err := sorter.Sort(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sort journal: %w", err)
+	}
+	defer it.Close()
+	all := &diff{overlay: overlay{it: it}}
+	if err := all.next(); err != nil {
+		return nil, err
+	}
+	byID := slices.Clone(j.sources)
+	slices.SortFunc(byID, func(a, b *sourceJob) int { return bytes.Compare(a.id[:], b.id[:]) })
+	for _, src := range byID {
+		if src.status == log.StatusFailed || partial && !src.begun {
+			continue
+		}
+		if err := j.mergeSource(ctx, src, all, partial); err != nil {
+			return nil, fmt.Errorf("write manifest of %s: %w", src.path, err)
+		}
+	}
+	var out []log.Source
+	for _, src := range j.sources {
+		if partial && (!src.begun || src.status == log.StatusFailed) {
+			continue
+		}
+		out = append(out, src.entry())
+	}
+	return out, nil
+}
+
+// mergeSource writes one manifest. An unfinished source's deletions don't
+// count: it was not walked to its end.
+func (j *job) mergeSource(ctx context.Context, src *sourceJob, all *diff, partial bool) error {
+	if err := all.skipTo(src.id); err != nil {
+		return err
+	}
+	all.source, all.keepGone = src.id, partial && !src.done
+	pages := j.s.pages(j.index)
+	root, totals, err := manifest.Merge(ctx, src.baseRoot(), all, pages, j.pages(), manifest.MergeOptions{Plain: j.s.vault.Log.State().HasUntrusted()})
+	if err != nil {
+		return err
+	}
+	src.root, src.totals = root, totals
+	return nil
+}
+
+// entry is what a point says of a source.
+func (src *sourceJob) entry() log.Source {
+	e := log.Source{ID: src.id, Path: src.path, Status: src.status, Base: src.baseSeq(), FileSystem: src.fsid}
+	if src.status != log.StatusFailed {
+		e.Root, e.Entries, e.Files, e.Bytes = src.root, src.totals.Entries, src.files, src.totals.Bytes
+	}
+	return e
+}
+
+// diff gives one source's records to a merge: the last of each key.
+type diff struct {
+	overlay
+	source   [16]byte
+	keepGone bool
+	key, val []byte
+}
+
+// Next implements [manifest.RecordReader].
+func (d *diff) Next(context.Context) (manifest.Record, error) {
+	for {
+		k, ok := d.of(d.source)
+		if !ok {
+			return manifest.Record{}, io.EOF
+		}
+		d.key = append(d.key[:0], k...)
+		typ := journal.Type(0)
+		for {
+			k, ok := d.of(d.source)
+			if !ok || !bytes.Equal(k, d.key) {
+				break
+			}
+			if d.cur.typ != journal.Part {
+				typ = d.cur.typ
+				d.val = append(d.val[:0], d.cur.value...)
+			}
+			if err := d.next(); err != nil {
+				return manifest.Record{}, err
+			}
+		}
+		switch {
+		case typ == journal.Entry:
+			return manifest.Record{Key: d.key, Entry: d.val}, nil
+		case typ == journal.Gone && !d.keepGone:
+			return manifest.Record{Key: d.key}, nil
+		}
+	}
+}
+
+// maybePartial appends a PARTIAL entry when it is time.
+func (j *job) maybePartial(ctx context.Context) error {
+	if j.o.DryRun || j.s.now().Sub(j.lastPart) < j.s.env.partialEvery() && j.stats.read.Load()-j.partRead < partialBytes {
+		return nil
+	}
+	if err := j.flushBatch(ctx); err != nil {
+		return err
+	}
+	if err := j.workers.drain(ctx); err != nil {
+		return err
+	}
+	if _, err := j.publish(ctx, true); err != nil {
+		return err
+	}
+	j.lastPart, j.partRead = j.s.now(), j.stats.read.Load()
+	return j.index.Refresh(ctx)
+}
+
+// pages is a page writer of the job's own. It may be used by one goroutine.
+func (j *job) pages() *pageWriter {
+	return &pageWriter{j: j, hasher: chunk.NewHasher(j.s.vault.Ring.PageID)}
+}
+
+// PutPage implements [manifest.PageWriter].
+func (w *pageWriter) PutPage(ctx context.Context, page []byte) (chunk.ID, error) {
+	if w.ws == nil {
+		var err error
+		if w.ws, err = vault.NewWorkspace(); err != nil {
+			return chunk.ID{}, fmt.Errorf("prepare compressor: %w", err)
+		}
+	}
+	id := w.hasher.Sum(page)
+	known, err := w.j.writer.Claim(ctx, id)
+	if err != nil || known {
+		return id, err
+	}
+	return id, w.j.writer.AddRecord(ctx, w.ws, key.TypeManifestPack, page, []pack.Chunk{{ID: id, Length: uint32(len(page))}})
+}

@@ -1,0 +1,279 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/cache"
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/location"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// Session is a vault opened for a home.
+type Session struct {
+	env     Environment
+	log     *slog.Logger
+	home    *home.Home
+	machine home.Machine
+	host    string
+
+	place   location.Location
+	backend backend.Backend
+	cache   *cache.Dir
+	objects *cache.Objects
+	vault   *vault.Vault // read through the cache
+	direct  *vault.Vault // the vault alone
+	keys    home.Keys
+	head    home.Head // as the home knew it
+
+	remember   bool // the home had no vault: it takes this one
+	kept       bool // the keys came from the home
+	polynomial chunk.Polynomial
+	// private are paths that no backup reads: the home, and a local vault.
+	private []string
+}
+
+// Open opens the vault at url, or where url is "" the one that the home
+// remembers. The key is the home's, or is asked for by Environment.Secret.
+// Whether the log continues what the home has seen is checked here.
+func Open(ctx context.Context, env Environment, h *home.Home, url string) (*Session, error) {
+	s := &Session{env: env, log: env.Log, home: h}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	known, has, err := h.Vault()
+	if err != nil {
+		return nil, err
+	}
+	if url == "" {
+		if !has {
+			return nil, ErrNoVault
+		}
+		url = known.URL
+	}
+	s.remember = !has
+	if s.place, err = location.Parse(url); err != nil {
+		return nil, fmt.Errorf("vault %s: %w", url, err)
+	}
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.open(ctx, known, has && known.URL == s.place.String()); err != nil {
+		s.backend.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// connect opens the backend.
+func (s *Session) connect(ctx context.Context) (err error) {
+	s.backend, err = location.Open(ctx, s.place)
+	if errors.Is(err, backend.ErrNotFound) {
+		return fmt.Errorf("%s: %w", s.place, ErrNoVault)
+	}
+	if err != nil {
+		return fmt.Errorf("open vault %s: %w", s.place, err)
+	}
+	if wrap := s.env.Wrap; wrap != nil {
+		s.backend = wrap(s.backend)
+	}
+	return nil
+}
+
+func (s *Session) open(ctx context.Context, known home.Vault, same bool) error {
+	c, _, err := vault.ReadConfig(ctx, s.backend)
+	if errors.Is(err, vault.ErrNone) {
+		return fmt.Errorf("%s: %w", s.place, ErrNoVault)
+	}
+	if err != nil {
+		return err
+	}
+	if same && known.ID != c.Vault {
+		return fmt.Errorf("%s: %w: it is another vault than the one that this machine uses", s.place, log.ErrForked)
+	}
+	if s.machine, err = s.home.Machine(s.env.Rand, s.hardware()); err != nil {
+		return err
+	}
+	var slot *vault.Slot
+	if s.keys, s.kept, err = s.home.Keys(c.Vault); err != nil {
+		return err
+	}
+	if !s.kept {
+		if slot, err = s.unlock(ctx, c); err != nil {
+			return err
+		}
+	}
+	return s.openLog(ctx, c, slot)
+}
+
+// unlock asks for a secret and opens a slot with it.
+func (s *Session) unlock(ctx context.Context, c key.Config) (*vault.Slot, error) {
+	if s.env.Secret == nil {
+		return nil, fmt.Errorf("%w: none was given", key.ErrWrongKey)
+	}
+	text, err := s.env.Secret(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sec, slot, err := unlockWith(ctx, s.backend, c, text)
+	if err != nil {
+		return nil, err
+	}
+	s.keys = home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}
+	return &slot, nil
+}
+
+// unlockWith opens a slot with what a user typed. What cannot be a passphrase
+// is a wrong one.
+func unlockWith(ctx context.Context, b backend.Backend, c key.Config, text string) (key.Secrets, vault.Slot, error) {
+	with, err := key.ParseCredential([]byte(text))
+	if err != nil {
+		return key.Secrets{}, vault.Slot{}, fmt.Errorf("%w: %w", key.ErrWrongKey, err)
+	}
+	return vault.Unlock(ctx, b, c, with)
+}
+
+func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (err error) {
+	if s.cache, err = cache.Open(s.home.CacheDir(), c.Vault); err != nil {
+		return err
+	}
+	s.objects = s.cache.Over(s.backend)
+	o := vault.Options{Logger: s.log, Log: log.Options{
+		Cache: log.FileCache(s.cache.LogPath()), Logger: s.log, Now: s.env.Clock, Rand: s.env.Rand,
+	}}
+	var seen bool
+	if s.head, seen, err = s.home.Head(c.Vault); err != nil {
+		return err
+	}
+	if seen {
+		o.Log.Expect = &s.head.Head
+	} else {
+		s.head.Commit = log.NoEntry
+	}
+	if s.vault, err = vault.Open(ctx, s.objects, s.keys.Root, slot, o); err != nil {
+		return err
+	}
+	s.direct = s.vault.On(s.backend)
+	if s.polynomial, err = chunk.DerivePolynomial(s.vault.Ring.Chunker); err != nil {
+		return err
+	}
+	s.host = s.env.Host
+	if s.host == "" {
+		s.host, _ = os.Hostname()
+	}
+	s.private = []string{s.home.Dir}
+	if s.place.Scheme == location.SchemeFile {
+		s.private = append(s.private, filepath.Clean(s.place.Path))
+	}
+	return nil
+}
+
+// Close frees the session. It stores nothing.
+func (s *Session) Close() error { return s.backend.Close() }
+
+// Remember makes a home that has no vault keep this one, with its keys, so that
+// later commands need neither URL nor passphrase. A command calls it when it
+// has succeeded. While another process writes to the home it does nothing.
+func (s *Session) Remember(ctx context.Context) error {
+	if !s.remember {
+		return nil
+	}
+	if !s.home.Locked() {
+		if err := s.home.Lock(); errors.Is(err, home.ErrBusy) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		defer s.home.Unlock()
+	}
+	if _, has, err := s.home.Vault(); has || err != nil {
+		return err
+	}
+	if err := s.enrol(ctx); err != nil {
+		return err
+	}
+	if err := s.home.SetKeys(s.vault.Config.Vault, s.keysToKeep()); err != nil {
+		return err
+	}
+	if err := s.saveHead(); err != nil {
+		return err
+	}
+	s.remember = false
+	return s.home.SetVault(s.place.String(), s.vault.Config.Vault)
+}
+
+// keysToKeep are the keys that an unattended machine needs: the admin key only
+// where it is the vault's only machine, for prunes that nobody attends.
+func (s *Session) keysToKeep() home.Keys {
+	k := home.Keys{Root: s.keys.Root}
+	if others := s.vault.Log.State().Machines(); len(others) == 0 || len(others) == 1 && others[0].ID == s.machine.ID {
+		k.Admin = s.keys.Admin
+	}
+	return k
+}
+
+// saveHead stores the log's head as what this machine has seen, unless the home
+// knows a newer one already.
+func (s *Session) saveHead() error {
+	s.head.Head = s.vault.Log.Head()
+	return s.home.SetHead(s.vault.Config.Vault, s.head)
+}
+
+// refresh reads the log up to its head.
+func (s *Session) refresh(ctx context.Context) error {
+	if err := s.vault.Log.Refresh(ctx); err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	return nil
+}
+
+func (s *Session) now() time.Time {
+	if s.env.Clock != nil {
+		return s.env.Clock()
+	}
+	return time.Now()
+}
+
+func (s *Session) random(b []byte) error {
+	r := s.env.Rand
+	if r == nil {
+		r = rand.Reader
+	}
+	if _, err := io.ReadFull(r, b); err != nil {
+		return fmt.Errorf("draw random bytes: %w", err)
+	}
+	return nil
+}
+
+func (s *Session) note(n Note) {
+	if s.env.Report != nil {
+		s.env.Report.Note(n)
+	}
+}
+
+// indexOptions set up an index; keep is for jobs that look up many new chunks.
+func (s *Session) indexOptions(keep bool) vault.IndexOptions {
+	return vault.IndexOptions{Keep: keep, FilterDir: s.cache.FilterDir()}
+}
+
+// keepCopy puts an object that was just stored into the cache.
+func (s *Session) keepCopy(name string, body io.ReaderAt, size int64) {
+	if err := s.objects.Add(name, body, size); err != nil {
+		s.log.Warn("keep a copy", "err", err)
+	}
+}
+
+// pages reads manifest pages through an index.
+func (s *Session) pages(x *vault.Index) *vault.Pages { return s.vault.NewPages(x) }

@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/index"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// maxRuns is how many index runs a vault may have before some are merged: each
+// costs every look-up of a new machine a read.
+const maxRuns = 8
+
+// errSuperseded ends a merge that another machine was faster with.
+var errSuperseded = errors.New("merged already")
+
+// tidy does what keeps a vault and its cache small, after a commit. Nothing of
+// it is needed for the point, so its errors are only logged.
+func (s *Session) tidy(ctx context.Context) {
+	if err := s.mergeRuns(ctx); err != nil && !errors.Is(err, errSuperseded) {
+		s.log.Warn("merge index runs", "err", err)
+	}
+	if err := s.saveHead(); err != nil {
+		s.log.Warn("save head", "err", err)
+	}
+	live := map[string]bool{}
+	for _, id := range s.vault.Log.State().Runs() {
+		live[index.Name(id)] = true
+	}
+	if err := s.objects.Retain(func(name string) bool { return !strings.HasPrefix(name, "index/") || live[name] }); err != nil {
+		s.log.Warn("tidy cache", "err", err)
+	}
+}
+
+// mergeRuns merges the smallest index runs into one where there are too many.
+func (s *Session) mergeRuns(ctx context.Context) error {
+	if len(s.vault.Log.State().Runs()) <= maxRuns {
+		return nil
+	}
+	x, err := s.vault.OpenIndex(ctx, s.indexOptions(true))
+	if err != nil {
+		return err
+	}
+	runs := chooseRuns(x.Runs())
+	id, err := s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy)
+	if err != nil {
+		return err
+	}
+	old := make([]chunk.ID, len(runs))
+	for i, r := range runs {
+		old[i] = r.ID()
+	}
+	_, err = s.vault.Log.Append(ctx, s.machine.Key, func(st *log.State) (log.Body, error) {
+		for _, o := range old {
+			if !st.RunLive(o) {
+				return nil, errSuperseded
+			}
+		}
+		return &log.Index{Adds: []chunk.ID{id}, Supersedes: old}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("supersede index runs: %w", err)
+	}
+	return nil
+}
+
+// chooseRuns picks the runs to merge: the smallest ones, as long as the next is
+// not larger than all before it together, and so many that maxRuns/2 are left at
+// most. So each row is merged a number of times that grows with the logarithm of
+// the vault.
+func chooseRuns(runs []*index.Run) []*index.Run {
+	runs = slices.Clone(runs)
+	slices.SortFunc(runs, func(a, b *index.Run) int { return cmp.Compare(a.Counts().Chunks, b.Counts().Chunks) })
+	n, sum := 0, uint64(0)
+	for n < len(runs) {
+		size := uint64(runs[n].Counts().Chunks)
+		if n >= 2 && size > sum && len(runs)-n+1 <= maxRuns/2 {
+			break
+		}
+		sum += size
+		n++
+	}
+	return runs[:n]
+}

@@ -1,0 +1,258 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// verify is one check of a vault under way. It reads the vault, never the cache.
+type verify struct {
+	s *Session
+	o VerifyOptions
+	v *vault.Vault // on the backend alone, with a log read anew
+
+	hashes [][32]byte       // of the log entries, by seq
+	sizes  map[string]int64 // of all objects that the backend lists
+	named  map[string]bool  // objects that the log names, of those listed
+	index  *vault.Index
+	packs  map[chunk.ID]*packState
+	point  *log.PointID
+
+	objects, bytes, hurt atomic.Int64
+
+	mu       sync.Mutex // guards the rest
+	damage   []Damage
+	damaged  int64
+	reported time.Time
+}
+
+// packState is what a check knows of a pack.
+type packState struct {
+	typ    uint8
+	length uint64
+	bad    bool            // missing or wholly damaged
+	badRec map[uint32]bool // damaged records, by number
+}
+
+// Verify checks that all that the log names is there and fits together; with
+// ReadData that every byte of it is as it was written. It returns ErrDamaged
+// with a result that says what is not.
+func (s *Session) Verify(ctx context.Context, o VerifyOptions) (VerifyResult, error) {
+	begun := s.now()
+	c := &verify{s: s, o: o, named: map[string]bool{}, packs: map[chunk.ID]*packState{}}
+	err := c.run(ctx)
+	res := VerifyResult{
+		Objects: c.objects.Load(), Bytes: c.bytes.Load(), Damage: c.damage, Damaged: c.damaged, Hurt: c.hurt.Load(),
+		Points: int64(len(c.points())), Duration: s.now().Sub(begun),
+	}
+	if c.point == nil {
+		for name := range c.sizes {
+			if !c.named[name] {
+				res.Unnamed++
+			}
+		}
+	}
+	if err == nil && (res.Damaged > 0 || res.Hurt > 0) {
+		err = ErrDamaged
+	}
+	return res, err
+}
+
+func (c *verify) run(ctx context.Context) error {
+	if c.o.Point != "" {
+		p, err := c.s.resolve(c.o.Point, "", "")
+		if err != nil {
+			return err
+		}
+		c.point = &p.Point.ID
+	}
+	if err := c.list(ctx); err != nil {
+		return err
+	}
+	if err := c.readLog(ctx); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{c.checkKeys, c.checkLog, c.checkRuns, c.checkPacks, c.checkPoints} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list asks the backend what it has. That is not believed: an object is missing
+// only if it cannot be read either.
+func (c *verify) list(ctx context.Context) error {
+	c.sizes = map[string]int64{}
+	for info, err := range c.s.backend.List(ctx, "") {
+		if err != nil {
+			return fmt.Errorf("list the vault: %w", err)
+		}
+		c.sizes[info.Name] = info.Size
+	}
+	return nil
+}
+
+// readLog reads the whole log from the vault, checking the chain.
+func (c *verify) readLog(ctx context.Context) error {
+	head := c.s.vault.Log.Head()
+	v, err := vault.Open(ctx, c.s.backend, c.s.keys.Root, nil, vault.Options{Logger: c.s.log, Log: log.Options{
+		Expect: &head, Logger: c.s.log,
+		Observe: func(_ *log.Entry, h log.Head) { c.hashes = append(c.hashes, h.Hash) },
+	}})
+	if err != nil {
+		return err
+	}
+	c.v = v
+	return nil
+}
+
+// object notes one object that the log names.
+func (c *verify) object(name string) {
+	c.mu.Lock()
+	c.named[name] = true
+	c.mu.Unlock()
+	c.objects.Add(1)
+	c.progress(name)
+}
+
+// bad reports a damaged or missing object.
+func (c *verify) bad(name string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.damaged++
+	if len(c.damage) < MaxDamageReports {
+		c.damage = append(c.damage, Damage{Object: name, Text: damageText(err)})
+	}
+}
+
+func damageText(err error) string {
+	if errors.Is(err, backend.ErrNotFound) {
+		return "missing"
+	}
+	return strings.TrimPrefix(err.Error(), key.ErrDamaged.Error()+": ")
+}
+
+// isFinding tells damage and absence, which a check reports, from errors that
+// end it: those say nothing about the vault.
+func isFinding(err error) bool {
+	return errors.Is(err, key.ErrDamaged) || errors.Is(err, key.ErrNewer) || errors.Is(err, backend.ErrNotFound)
+}
+
+// found reports err if it is a finding, and returns it otherwise.
+func (c *verify) found(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if isFinding(err) {
+		c.bad(name, err)
+		return nil
+	}
+	return fmt.Errorf("check %s: %w", name, err)
+}
+
+// whole reads a small object and compares its hash.
+func (c *verify) whole(ctx context.Context, name string, want [32]byte, limit int64) ([]byte, error) {
+	c.object(name)
+	b, err := backend.ReadAll(ctx, c.s.backend, name, limit)
+	if err != nil {
+		if size, ok := c.sizes[name]; ok && size > limit {
+			err = fmt.Errorf("%w: it is too long", key.ErrDamaged)
+		}
+		return nil, c.found(name, err)
+	}
+	c.bytes.Add(int64(len(b)))
+	if sha256.Sum256(b) != want {
+		c.bad(name, fmt.Errorf("%w: it is not what the log says", key.ErrDamaged))
+		return nil, nil
+	}
+	return b, nil
+}
+
+// maxKeyObject is more than a config or a slot may have.
+const maxKeyObject = 4 << 10
+
+// checkKeys checks the config and the key slots against the log.
+func (c *verify) checkKeys(ctx context.Context) error {
+	st := c.v.Log.State()
+	genesis, _ := st.Genesis()
+	if _, err := c.whole(ctx, vault.ConfigName(), genesis.Config, maxKeyObject); err != nil {
+		return err
+	}
+	for _, sl := range st.Slots() {
+		if _, err := c.whole(ctx, vault.SlotName(key.SlotID(sl.ID)), sl.Hash, maxKeyObject); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkLog reads every entry by itself, and every bundle, whichever of them the
+// log was read from.
+func (c *verify) checkLog(ctx context.Context) error {
+	var bundle []byte
+	for seq, want := range c.hashes {
+		if seq%log.BundleEntries == 0 {
+			bundle = log.BundleHeader(nil)
+		}
+		b, err := c.whole(ctx, log.EntryName(uint64(seq)), want, log.MaxObjectBytes)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			bundle = nil // damaged, as reported: the bundle is compared by what opens
+		}
+		if bundle != nil {
+			bundle = log.AppendBundled(bundle, b)
+		}
+		if seq%log.BundleEntries == log.BundleEntries-1 {
+			if err := c.checkBundle(ctx, uint64(seq)/log.BundleEntries, bundle, seq+1 < len(c.hashes)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkBundle compares a bundle with the entries. It must be there once an
+// entry follows it.
+func (c *verify) checkBundle(ctx context.Context, n uint64, want []byte, must bool) error {
+	name := log.BundleName(n)
+	if _, listed := c.sizes[name]; !listed && !must {
+		return nil
+	}
+	if want == nil {
+		c.object(name)
+		return nil
+	}
+	_, err := c.whole(ctx, name, sha256.Sum256(want), int64(len(want)))
+	return err
+}
+
+func (c *verify) progress(name string) {
+	rep := c.s.env.Report
+	if rep == nil {
+		return
+	}
+	c.mu.Lock()
+	due := time.Since(c.reported) >= progressEvery
+	if due {
+		c.reported = time.Now()
+	}
+	c.mu.Unlock()
+	if due {
+		rep.Progress(Progress{Phase: "verify", Files: c.objects.Load(), Bytes: c.bytes.Load(), Current: name})
+	}
+}

@@ -1,0 +1,357 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tharsis-backup/tharsis/agent/source"
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/manifest"
+	"github.com/tharsis-backup/tharsis/vault/pack"
+)
+
+const (
+	// segmentBytes is how much of small files' content goes into one segment:
+	// docs/decisions has what other sizes gave.
+	segmentBytes = 1 << 20
+	// aloneBytes is the size from which a file has a record of its own.
+	aloneBytes = 256 << 10
+	// batchFiles bounds the files of one batch: many empty ones, say.
+	batchFiles = 2048
+	// batchDirs bounds the folders that a batch's files lie in, and with it the
+	// descriptors that reading it opens anew.
+	batchDirs = 64
+	// queuedBatches is how far the walk runs ahead of the readers.
+	queuedBatches = 4
+	// maxWorkers bounds readers and sealers, and with them their buffers: some
+	// 12 MiB each.
+	maxWorkers = 4
+)
+
+// fileTask is one file to read.
+type fileTask struct {
+	src   *sourceJob
+	key   []byte
+	name  string
+	dir   *source.Dir
+	entry manifest.Entry // from the walk
+	old   *baseEntry     // what the base has, or nil; owned by the task
+}
+
+// batch is a run of small files in walk order, or one large file.
+type batch struct {
+	files []fileTask
+	bytes uint64
+	dirs  int
+	large bool
+}
+
+// workers read files and store their content: readers take batches in walk
+// order; sealers store the chunks of large files.
+type workers struct {
+	j      *job
+	ctx    context.Context
+	cancel context.CancelFunc
+	group  *errgroup.Group
+	tasks  chan *batch
+	seals  chan *sealTask
+	bufs   chan []byte // chunk buffers of large files
+	open   *batch      // being filled by the walk
+	closed bool
+	links  *linkTable
+	busy   sync.WaitGroup // batches and seal tasks that are not done
+
+	inline *reader // the walk's own, for attributes of folders and the like
+}
+
+func (j *job) newWorkers(ctx context.Context) (*workers, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	n := min(max(runtime.GOMAXPROCS(0), 2), maxWorkers)
+	w := &workers{
+		j: j, ctx: ctx, cancel: cancel, group: g,
+		tasks: make(chan *batch, queuedBatches),
+		seals: make(chan *sealTask),
+		bufs:  make(chan []byte, 2*n),
+		links: newLinkTable(),
+	}
+	for range cap(w.bufs) {
+		w.bufs <- nil // made when it is first used
+	}
+	for range n {
+		r, err := w.newReader()
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		g.Go(r.run)
+		g.Go(func() error { return w.seal() })
+	}
+	var err error
+	if w.inline, err = w.newReader(); err != nil {
+		cancel()
+		return nil, err
+	}
+	return w, nil
+}
+
+// enqueue adds a changed file to the open batch, and hands that on when it is full.
+func (j *job) enqueue(ctx context.Context, src *sourceJob, it *source.Item, b *baseEntry) error {
+	if j.o.DryRun {
+		j.count(b)
+		j.stats.read.Add(int64(it.Entry.Size))
+		return nil
+	}
+	t := fileTask{src: src, key: append([]byte(nil), it.Key...), name: it.Name, dir: it.Dir, entry: it.Entry}
+	if b != nil {
+		t.old = b.clone()
+	}
+	w := j.workers
+	if large := it.Entry.Size >= uint64(j.s.vault.Config.Cut.Min); large {
+		if err := j.flushBatch(ctx); err != nil {
+			return err
+		}
+		return w.submit(ctx, &batch{files: []fileTask{t}, large: true})
+	}
+	if w.open == nil {
+		w.open = &batch{}
+	}
+	o := w.open
+	if n := len(o.files); n == 0 || o.files[n-1].dir != t.dir {
+		o.dirs++
+	}
+	o.files = append(o.files, t)
+	if t.entry.Size < aloneBytes {
+		o.bytes += t.entry.Size
+	}
+	if o.bytes >= segmentBytes || len(o.files) >= batchFiles || o.dirs >= batchDirs {
+		return j.flushBatch(ctx)
+	}
+	return nil
+}
+
+// count adds a file that is not carried over to the job's figures.
+func (j *job) count(b *baseEntry) {
+	if b == nil || b.fresh {
+		j.stats.fresh.Add(1)
+	} else {
+		j.stats.changed.Add(1)
+	}
+}
+
+func (j *job) flushBatch(ctx context.Context) error {
+	if j.workers == nil || j.workers.open == nil {
+		return nil
+	}
+	b := j.workers.open
+	j.workers.open = nil
+	return j.workers.submit(ctx, b)
+}
+
+func (j *job) dropBatch() {
+	if j.workers != nil {
+		j.workers.open = nil
+	}
+}
+
+func (w *workers) submit(ctx context.Context, b *batch) error {
+	w.busy.Add(1)
+	select {
+	case w.tasks <- b:
+		return nil
+	case <-w.ctx.Done():
+		w.busy.Done()
+		return w.fault(ctx)
+	}
+}
+
+// fault is why the workers stopped.
+func (w *workers) fault(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	w.closeTasks()
+	if err := w.group.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(w.ctx)
+}
+
+func (w *workers) closeTasks() {
+	if !w.closed {
+		w.closed = true
+		close(w.tasks)
+	}
+}
+
+// drain waits until all that was submitted is done, and keeps the workers.
+func (w *workers) drain(ctx context.Context) error {
+	w.busy.Wait()
+	if w.ctx.Err() != nil {
+		return w.fault(ctx)
+	}
+	return nil
+}
+
+// wait ends the workers when all that was submitted is done.
+func (w *workers) wait() error {
+	w.busy.Wait()
+	w.closeTasks()
+	close(w.seals)
+	err := w.group.Wait()
+	w.cancel()
+	return err
+}
+
+// stop ends the workers as they are.
+func (w *workers) stop() {
+	w.cancel()
+	w.closeTasks()
+	w.group.Wait()
+}
+
+// reader is one worker that reads files, with its buffers.
+type reader struct {
+	w       *workers
+	ws      *vault.Workspace
+	hasher  *chunk.Hasher
+	cutter  *chunk.Cutter
+	segment []byte       // content of small files that is not stored yet
+	chunks  []pack.Chunk // what is in it
+	raw     []byte
+	set     []byte
+}
+
+func (w *workers) newReader() (*reader, error) {
+	ws, err := vault.NewWorkspace()
+	if err != nil {
+		return nil, fmt.Errorf("prepare compressor: %w", err)
+	}
+	return &reader{w: w, ws: ws, hasher: chunk.NewHasher(w.j.s.vault.Ring.ChunkID)}, nil
+}
+
+func (r *reader) run() error {
+	for b := range r.w.tasks {
+		err := r.batch(b)
+		r.w.busy.Done()
+		if err != nil {
+			r.w.cancel()
+			r.w.discard()
+			return err
+		}
+	}
+	return nil
+}
+
+// discard counts queued batches off that no reader will take, so that nobody
+// waits for them.
+func (w *workers) discard() {
+	for {
+		select {
+		case _, ok := <-w.tasks:
+			if !ok {
+				return
+			}
+			w.busy.Done()
+		default:
+			return
+		}
+	}
+}
+
+func (r *reader) batch(b *batch) error {
+	for i := range b.files {
+		if err := r.w.ctx.Err(); err != nil {
+			return err
+		}
+		read := r.small
+		if b.large {
+			read = r.large
+		}
+		if err := read(&b.files[i]); err != nil {
+			return err
+		}
+	}
+	if err := r.flush(); err != nil {
+		return err
+	}
+	r.w.j.progress(b)
+	return nil
+}
+
+// add puts a chunk that lies at the end of the segment to what is stored, if
+// it is new. It returns the extent that stands for it.
+func (r *reader) add(n int) (manifest.Extent, error) {
+	end := len(r.segment)
+	id := r.hasher.Sum(r.segment[end-n:])
+	x := manifest.Extent{Length: uint64(n), ID: id}
+	known, err := r.w.j.writer.Claim(r.w.ctx, id)
+	if err != nil {
+		return x, err
+	}
+	if known {
+		r.segment = r.segment[:end-n]
+		return x, nil
+	}
+	if n >= aloneBytes {
+		err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment[end-n:], []pack.Chunk{{ID: id, Length: uint32(n)}})
+		r.segment = r.segment[:end-n]
+		return x, err
+	}
+	r.chunks = append(r.chunks, pack.Chunk{ID: id, Length: uint32(n)})
+	if len(r.segment) >= segmentBytes {
+		return x, r.flush()
+	}
+	return x, nil
+}
+
+// flush stores the segment as one record.
+func (r *reader) flush() error {
+	if len(r.chunks) == 0 {
+		return nil
+	}
+	err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment, r.chunks)
+	r.segment, r.chunks = r.segment[:0], r.chunks[:0]
+	return err
+}
+
+// room makes space for n bytes at the end of the segment.
+func (r *reader) room(n int) []byte {
+	end := len(r.segment)
+	if need := end + n; need > cap(r.segment) {
+		grown := make([]byte, end, max(need, segmentBytes+aloneBytes+512))
+		copy(grown, r.segment)
+		r.segment = grown
+	}
+	return r.segment[end : end+n]
+}
+
+// attach gives an entry its attribute set, inline or as a chunk.
+func (w *workers) attach(e *manifest.Entry, set []byte) error {
+	if err := w.inline.attach(e, set); err != nil {
+		return err
+	}
+	return w.inline.flush()
+}
+
+func (r *reader) attach(e *manifest.Entry, set []byte) error {
+	e.Xattrs, e.XattrRef = nil, manifest.Extent{}
+	switch {
+	case len(set) == 0:
+		return nil
+	case len(set) <= manifest.MaxInlineXattrs:
+		e.Xattrs = set
+		return nil
+	}
+	copy(r.room(len(set)), set)
+	r.segment = r.segment[:len(r.segment)+len(set)]
+	x, err := r.add(len(set))
+	e.XattrRef = x
+	return err
+}

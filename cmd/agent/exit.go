@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+
+	"github.com/tharsis-backup/tharsis/agent"
+	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+)
+
+// The exit codes, a contract with scripts; the README has the same table.
+const (
+	exitOK          = 0
+	exitError       = 1
+	exitPartial     = 3
+	exitNoVault     = 10
+	exitBusy        = 11
+	exitWrongKey    = 12
+	exitInterrupted = 130
+)
+
+// errPartial ends a command whose job is done but for some files; what they
+// are was said already.
+var errPartial = errors.New("done, but not everything could be read")
+
+// hintError is an error with the next step for the user.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+
+// withHint adds a hint, where err is one.
+func withHint(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &hintError{err, fmt.Sprintf(format, args...)}
+}
+
+// outcome is how one kind of error is shown.
+type outcome struct {
+	is   error
+	code int
+	hint string
+}
+
+// outcomes is searched in order; the first match wins.
+var outcomes = []outcome{
+	{errPartial, exitPartial, ""},
+	{context.Canceled, exitInterrupted, "what was done so far is kept; run the command again to go on"},
+	{home.ErrBusy, exitBusy, "wait until the other job has ended; there is no lock to clear"},
+	{agent.ErrNoVault, exitNoVault, "check the place, or make a vault there with: agent init --vault PLACE"},
+	{key.ErrWrongKey, exitWrongKey, "check the passphrase; the recovery key works in its place"},
+	{agent.ErrVaultExists, exitError, "choose another place, or use the vault with --vault"},
+	{key.ErrNewer, exitError, "update this agent; the vault was left as it is"},
+	{log.ErrRollback, exitError, "the vault is older than what this machine has seen: was it restored from a copy? nothing was written"},
+	{log.ErrForked, exitError, "this is not the vault that this machine has used, or its history was changed; nothing was written"},
+	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
+	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
+	{agent.ErrNoPoint, exitError, "list the points with: agent points"},
+	{agent.ErrNoPath, exitError, "look around with: agent ls POINT"},
+	{agent.ErrNoSources, exitError, "name the folders: agent backup-now PATH..."},
+	{agent.ErrAllFailed, exitError, "see the messages above; earlier points are as they were"},
+	{syscall.ENOSPC, exitError, "free some space and run the command again; it goes on where it stopped"},
+}
+
+// report writes err to stderr as the user sees it and returns the exit code.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	code, hint := exitError, ""
+	for _, o := range outcomes {
+		if errors.Is(err, o.is) {
+			code, hint = o.code, o.hint
+			break
+		}
+	}
+	var h *hintError
+	if errors.As(err, &h) {
+		hint = h.hint
+	}
+	if code == exitPartial {
+		return code
+	}
+	if code == exitInterrupted {
+		err = errors.New("interrupted")
+	}
+	fmt.Fprintf(w, "agent: %v\n", err)
+	if hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", hint)
+	}
+	return code
+}

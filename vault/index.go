@@ -1,0 +1,219 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/index"
+	"github.com/tharsis-backup/tharsis/vault/key"
+)
+
+// Dropper is a backend that keeps copies of objects. Drop removes the copy of
+// one that turned out damaged, and tells whether there was one, so that reading
+// again asks the vault itself.
+type Dropper interface{ Drop(name string) bool }
+
+// Keeper is a backend that can take a whole object into its copies.
+type Keeper interface {
+	Keep(ctx context.Context, name string, size int64) error
+}
+
+func (v *Vault) drop(name string) bool {
+	d, ok := v.Backend.(Dropper)
+	return ok && d.Drop(name)
+}
+
+// IndexOptions set up OpenIndex.
+type IndexOptions struct {
+	// Keep takes the runs into the backend's copies, if it has any, and makes
+	// filters for them: for a job that looks up many chunks that are not there.
+	Keep bool
+	// FilterDir holds the filters between jobs; "" keeps them in memory only.
+	FilterDir string
+	// Tolerant passes over runs that are missing or damaged: for a check, and
+	// for restoring what is left.
+	Tolerant bool
+}
+
+// Index finds chunks and pages in the live index runs of a vault. It is safe for
+// concurrent use.
+type Index struct {
+	v      *Vault
+	opts   IndexOptions
+	blocks *index.BlockCache
+
+	mu      sync.RWMutex // guards the fields below
+	runs    map[chunk.ID]index.Member
+	reading *index.Set // for finding what to read: no filters, any pack
+	dedupe  *index.Set // for deciding what to store: filters, usable packs
+}
+
+// OpenIndex opens the index runs that are live as of the log's state.
+func (v *Vault) OpenIndex(ctx context.Context, o IndexOptions) (*Index, error) {
+	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(0), runs: map[chunk.ID]index.Member{}}
+	return x, x.Refresh(ctx)
+}
+
+// Refresh opens the runs that became live, and forgets those that no longer are.
+func (x *Index) Refresh(ctx context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	live := x.v.Log.State().Runs()
+	runs := make(map[chunk.ID]index.Member, len(live))
+	var reading, dedupe []index.Member
+	for i := len(live) - 1; i >= 0; i-- { // newest first
+		id := live[i]
+		m, ok := x.runs[id]
+		if !ok {
+			var err error
+			m, err = x.open(ctx, id)
+			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
+				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("open index %s: %w", id.Short(), err)
+			}
+		}
+		runs[id] = m
+		reading = append(reading, index.Member{Run: m.Run})
+		dedupe = append(dedupe, m)
+	}
+	x.runs = runs
+	x.reading = index.NewSet(nil, reading...)
+	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
+	return nil
+}
+
+// open opens one run, from a copy where that is whole.
+func (x *Index) open(ctx context.Context, id chunk.ID) (index.Member, error) {
+	name := index.Name(id)
+	size, err := x.size(ctx, name)
+	if err != nil {
+		return index.Member{}, err
+	}
+	if k, ok := x.v.Backend.(Keeper); ok && x.opts.Keep {
+		if err := k.Keep(ctx, name, size); err != nil {
+			x.v.logger.Warn("keep index run", "err", err)
+		}
+	}
+	for {
+		run, err := index.OpenRun(ctx, x.v.Ring, id, index.ObjectSource(x.v.Backend, name), size, x.blocks)
+		if errors.Is(err, key.ErrDamaged) && x.v.drop(name) {
+			continue
+		}
+		if err != nil {
+			return index.Member{}, err
+		}
+		m := index.Member{Run: run}
+		if x.opts.Keep {
+			m.Filter, err = x.filter(ctx, run)
+			if errors.Is(err, key.ErrDamaged) && x.v.drop(name) {
+				continue
+			}
+		}
+		return m, err
+	}
+}
+
+// size is the length of a run's object. The log does not hold it, so the
+// backend is asked; what it says is checked against the footer.
+func (x *Index) size(ctx context.Context, name string) (int64, error) {
+	for info, err := range x.v.Backend.List(ctx, name) {
+		if err != nil {
+			return 0, fmt.Errorf("find %s: %w", name, err)
+		}
+		if info.Name == name {
+			return info.Size, nil
+		}
+	}
+	return 0, fmt.Errorf("find %s: %w", name, errMissing)
+}
+
+// errMissing is for an object that the log names and the backend does not have.
+var errMissing = fmt.Errorf("%w: the object is missing", key.ErrDamaged)
+
+// filter loads or builds the filter of a run.
+func (x *Index) filter(ctx context.Context, run *index.Run) (*index.Filter, error) {
+	path := filepath.Join(x.opts.FilterDir, run.ID().String())
+	if x.opts.FilterDir != "" {
+		if b, err := os.ReadFile(path); err == nil {
+			if f, err := index.LoadFilter(b, run.ID()); err == nil {
+				return f, nil
+			}
+		}
+	}
+	f, err := index.BuildFilter(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	if x.opts.FilterDir != "" {
+		// Not synced and not atomic: a torn filter fails its checksum.
+		if err := os.WriteFile(path, f.Bytes(), 0o600); err != nil {
+			x.v.logger.Warn("keep filter", "err", err)
+		}
+	}
+	return f, nil
+}
+
+// Usable tells whether a chunk or page lies in a pack that a new point may
+// refer to.
+func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
+	x.mu.RLock()
+	set := x.dedupe
+	x.mu.RUnlock()
+	_, ok, err := set.Lookup(ctx, id)
+	if err != nil && x.reopen(ctx, err) {
+		return x.Usable(ctx, id)
+	}
+	return ok, err
+}
+
+// Find appends all places of a chunk or page to dst.
+func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
+	x.mu.RLock()
+	set := x.reading
+	x.mu.RUnlock()
+	locs, err := set.LookupAll(ctx, id, dst)
+	if err != nil && x.reopen(ctx, err) {
+		return x.Find(ctx, id, dst)
+	}
+	return locs, err
+}
+
+// reopen drops damaged copies of runs and opens the vault's own; false where
+// there was no copy, so that the damage is the vault's.
+func (x *Index) reopen(ctx context.Context, err error) bool {
+	if !errors.Is(err, key.ErrDamaged) {
+		return false
+	}
+	x.mu.Lock()
+	dropped := false
+	for id := range x.runs {
+		dropped = x.v.drop(index.Name(id)) || dropped
+	}
+	if dropped {
+		x.blocks = index.NewBlockCache(0)
+		x.runs = map[chunk.ID]index.Member{}
+	}
+	x.mu.Unlock()
+	return dropped && x.Refresh(ctx) == nil
+}
+
+// Runs are the opened runs.
+func (x *Index) Runs() []*index.Run {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var all []*index.Run
+	for _, id := range x.v.Log.State().Runs() {
+		if m, ok := x.runs[id]; ok {
+			all = append(all, m.Run)
+		}
+	}
+	return all
+}

@@ -1,0 +1,165 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/index"
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/pack"
+)
+
+// spillChunks is how many chunks of confirmed packs are held in memory before
+// they go to a run in the spool: some 10 MiB of map and directories.
+const spillChunks = 64 << 10
+
+// spillRuns is how many spilled runs are looked up one by one before they are
+// merged into one: each costs a lookup of a new chunk a filter probe.
+const spillRuns = 16
+
+// jobIndex knows the chunks of the packs that a job has stored, in memory
+// bounded by constants but for a filter of some 1.5 bytes a chunk.
+type jobIndex struct {
+	ring   *key.Ring
+	dir    string
+	mem    map[chunk.ID]struct{}
+	packs  []pack.Directory // whose chunks are in mem
+	runs   []spilled
+	blocks *index.BlockCache
+}
+
+type spilled struct {
+	run    *index.Run
+	filter *index.Filter
+	file   *os.File
+}
+
+func newJobIndex(ring *key.Ring, dir string) *jobIndex {
+	return &jobIndex{ring: ring, dir: dir, mem: map[chunk.ID]struct{}{}, blocks: index.NewBlockCache(spillCacheBytes)}
+}
+
+// spillCacheBytes bounds decoded blocks of spilled runs.
+const spillCacheBytes = 4 << 20
+
+func (j *jobIndex) empty() bool { return len(j.packs) == 0 && len(j.runs) == 0 }
+
+func (j *jobIndex) add(ctx context.Context, dir pack.Directory) error {
+	for _, r := range dir.Records {
+		for _, c := range r.Chunks {
+			j.mem[c.ID] = struct{}{}
+		}
+	}
+	j.packs = append(j.packs, dir)
+	if len(j.mem) < spillChunks {
+		return nil
+	}
+	return j.spill(ctx)
+}
+
+func (j *jobIndex) has(ctx context.Context, id chunk.ID) (bool, error) {
+	if _, ok := j.mem[id]; ok {
+		return true, nil
+	}
+	for _, s := range j.runs {
+		if !s.filter.MayHave(id) {
+			continue
+		}
+		locs, err := s.run.Lookup(ctx, id, nil)
+		if err != nil {
+			return false, fmt.Errorf("look up chunk %s of this job: %w", id.Short(), err)
+		}
+		if len(locs) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// spill moves what is in memory to a run in the spool.
+func (j *jobIndex) spill(ctx context.Context) error {
+	s, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
+		return index.Write(w, j.ring, id, j.packs)
+	})
+	if err != nil {
+		return fmt.Errorf("spill index: %w", err)
+	}
+	j.runs = append(j.runs, s)
+	j.mem, j.packs = map[chunk.ID]struct{}{}, nil
+	if len(j.runs) < spillRuns {
+		return nil
+	}
+	return j.mergeRuns(ctx)
+}
+
+func (j *jobIndex) mergeRuns(ctx context.Context) error {
+	s, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
+		return index.Merge(ctx, w, j.ring, id, j.all(), nil)
+	})
+	if err != nil {
+		return fmt.Errorf("merge spilled index: %w", err)
+	}
+	j.close()
+	j.runs = []spilled{s}
+	return nil
+}
+
+func (j *jobIndex) all() []*index.Run {
+	runs := make([]*index.Run, len(j.runs))
+	for i, s := range j.runs {
+		runs[i] = s.run
+	}
+	return runs
+}
+
+func (j *jobIndex) toRun(ctx context.Context, write func(io.Writer, chunk.ID) (int64, error)) (spilled, error) {
+	id, err := pack.NewID(rand.Reader)
+	if err != nil {
+		return spilled{}, err
+	}
+	f, err := spoolFile(j.dir)
+	if err != nil {
+		return spilled{}, err
+	}
+	size, err := write(f, id)
+	if err != nil {
+		f.Close()
+		return spilled{}, err
+	}
+	run, err := index.OpenRun(ctx, j.ring, id, index.FileSource(f), size, j.blocks)
+	if err != nil {
+		f.Close()
+		return spilled{}, err
+	}
+	filter, err := index.BuildFilter(ctx, run)
+	if err != nil {
+		f.Close()
+		return spilled{}, err
+	}
+	return spilled{run, filter, f}, nil
+}
+
+// writeTo writes the run of all packs to w, and forgets them: from now on the
+// vault's own index knows them.
+func (j *jobIndex) writeTo(ctx context.Context, w io.Writer, id chunk.ID) (size int64, err error) {
+	if len(j.runs) == 0 {
+		size, err = index.Write(w, j.ring, id, j.packs)
+		return size, err
+	}
+	if len(j.packs) > 0 {
+		if err := j.spill(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return index.Merge(ctx, w, j.ring, id, j.all(), nil)
+}
+
+func (j *jobIndex) close() {
+	for _, s := range j.runs {
+		s.file.Close()
+	}
+	j.runs = nil
+}

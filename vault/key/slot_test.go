@@ -1,0 +1,177 @@
+package key
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// testKDF are the smallest parameters, so that tests are fast.
+var testKDF = KDFParams{Time: 1, MemoryKiB: 8, Lanes: 1}
+
+var sampleSecrets = Secrets{Root: Root{1}, AdminSeed: [32]byte{2}, Recovery: RecoveryKey{3}}
+
+func passphrase(t testing.TB, s string) Credential {
+	t.Helper()
+	c, err := NewPassphrase([]byte(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func seal(t testing.TB, with Credential) Slot {
+	t.Helper()
+	s, err := SealSlot(SlotOptions{Vault: VaultID{7}, KDF: testKDF}, with, sampleSecrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestSlotRoundTrip(t *testing.T) {
+	right, wrong := passphrase(t, "a long passphrase"), passphrase(t, "another passphrase")
+	recovery, other := sampleSecrets.Recovery.Credential(), RecoveryKey{4}.Credential()
+	for _, with := range []Credential{right, recovery} {
+		made := seal(t, with)
+		b := made.Append(nil)
+		s, err := ParseSlot(b)
+		if err != nil || s != made || len(b) != SlotBytes {
+			t.Fatalf("%s: parsed slot differs: %v", with, err)
+		}
+		for _, try := range []Credential{right, wrong, recovery, other, {}} {
+			got, err := s.Open(try)
+			switch {
+			case try == with && (err != nil || got != sampleSecrets):
+				t.Errorf("%s: %v", with, err)
+			case try != with && (!errors.Is(err, ErrWrongKey) || got != Secrets{}):
+				t.Errorf("%s opened with %s: %v", with, try, err)
+			}
+		}
+	}
+}
+
+// TestSlotFlips: with one bit changed, a slot is refused by the parser or does not
+// open. Flips that raise Argon2's costs are only parsed: they would take long.
+func TestSlotFlips(t *testing.T) {
+	for _, with := range []Credential{passphrase(t, "a long passphrase"), sampleSecrets.Recovery.Credential()} {
+		made := seal(t, with)
+		b := made.Append(nil)
+		for bit := range len(b) * 8 {
+			flipped := bytes.Clone(b)
+			flipped[bit/8] ^= 1 << (bit % 8)
+			s, err := ParseSlot(flipped)
+			if err != nil {
+				if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if s.KDF.MemoryKiB > 1<<10 {
+				continue
+			}
+			if got, err := s.Open(with); err == nil || got != (Secrets{}) {
+				t.Errorf("%s: opens with bit %d of byte %d flipped", with, bit%8, bit/8)
+			} else if inBox := bit/8 >= slotHeaderBytes; inBox != errors.Is(err, ErrDamaged) {
+				t.Errorf("%s: byte %d: %v", with, bit/8, err)
+			}
+		}
+	}
+}
+
+func TestParseSlotRejects(t *testing.T) {
+	made := seal(t, passphrase(t, "a long passphrase"))
+	b := made.Append(nil)
+	for n := range b {
+		if _, err := ParseSlot(b[:n]); !errors.Is(err, ErrDamaged) {
+			t.Errorf("cut to %d: %v", n, err)
+		}
+	}
+	if _, err := ParseSlot(append(bytes.Clone(b), 0)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a trailing byte: %v", err)
+	}
+	for _, kdf := range []struct{ t, m, p uint32 }{
+		{0, 8, 1}, {17, 8, 1}, {1, 7, 1}, {1, 15, 2}, {1, 2<<20 + 1, 1}, {1, 1 << 31, 1}, {1, 8, 0}, {1, 1000, 17},
+		{1<<32 - 1, 1<<32 - 1, 255},
+	} {
+		c := bytes.Clone(b)
+		binary.LittleEndian.PutUint32(c[39:], kdf.t)
+		binary.LittleEndian.PutUint32(c[43:], kdf.m)
+		c[47] = byte(kdf.p)
+		if _, err := ParseSlot(c); !errors.Is(err, ErrDamaged) {
+			t.Errorf("t=%d m=%d p=%d: %v", kdf.t, kdf.m, kdf.p, err)
+		}
+	}
+}
+
+func TestSealSlotRejects(t *testing.T) {
+	right := passphrase(t, "a long passphrase")
+	for name, test := range map[string]struct {
+		options SlotOptions
+		with    Credential
+		secrets Secrets
+	}{
+		"costs":            {SlotOptions{KDF: KDFParams{Time: 1, MemoryKiB: 1, Lanes: 1}}, right, sampleSecrets},
+		"random":           {SlotOptions{KDF: testKDF, Random: iotest.ErrReader(io.ErrClosedPipe)}, right, sampleSecrets},
+		"short random":     {SlotOptions{KDF: testKDF, Random: strings.NewReader("16 bytes, no more")}, right, sampleSecrets},
+		"no credential":    {SlotOptions{KDF: testKDF}, Credential{}, sampleSecrets},
+		"no root key":      {SlotOptions{KDF: testKDF}, right, Secrets{}},
+		"zero recovery":    {SlotOptions{}, RecoveryKey{}.Credential(), sampleSecrets},
+		"too costly lanes": {SlotOptions{KDF: KDFParams{Time: 1, MemoryKiB: 1 << 20, Lanes: 200}}, right, sampleSecrets},
+	} {
+		if s, err := SealSlot(test.options, test.with, test.secrets); err == nil || s != (Slot{}) {
+			t.Errorf("%s: sealed", name)
+		}
+	}
+}
+
+func TestSlotsDiffer(t *testing.T) {
+	with := passphrase(t, "a long passphrase")
+	a, b := seal(t, with), seal(t, with)
+	if a.ID == b.ID || a.salt == b.salt || a.commitment == b.commitment || a.box == b.box {
+		t.Error("two slots share an ID, a salt, a commitment or a box")
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	with := passphrase(t, "a long passphrase")
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, v := range []any{with, &with, sampleSecrets, &sampleSecrets} {
+			s := fmt.Sprintf(format, v)
+			if strings.Contains(s, "long") || strings.Contains(s, "0x1") || strings.Contains(s, "[1 0") {
+				t.Errorf("%s of %T prints %s", format, v, s)
+			}
+		}
+	}
+}
+
+func TestDefaultKDF(t *testing.T) {
+	p := DefaultKDF()
+	if p.check() != nil || p.Time != 3 || p.Lanes != 4 || (p.MemoryKiB != 256<<10 && p.MemoryKiB != 64<<10) {
+		t.Errorf("%+v", p)
+	}
+}
+
+func FuzzParseSlot(f *testing.F) {
+	for _, with := range []Credential{passphrase(f, "a long passphrase"), sampleSecrets.Recovery.Credential()} {
+		s := seal(f, with)
+		f.Add(s.Append(nil))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ParseSlot(b)
+		if err != nil {
+			if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if again := s.Append(nil); !bytes.Equal(again, b) {
+			t.Fatalf("%x is written as %x", b, again)
+		}
+	})
+}
