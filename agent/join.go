@@ -129,14 +129,14 @@ func (w *walk) run(ctx context.Context, item *source.Item) (err error) {
 		return ctx.Err()
 	case errors.Is(err, source.ErrRootGone):
 		w.j.fail(w.src, "it went away while it was read")
-		return w.void()
+		return w.void(ctx)
 	case !errors.Is(err, io.EOF):
 		w.j.fail(w.src, cause(err).Error())
-		return w.void()
+		return w.void(ctx)
 	}
 	if seen == 1 && w.src.has && w.src.base.Source.Entries > 1 && !slices.Contains(w.j.o.AcceptSources, w.src.path) && w.src.base.Source.Files > 0 {
 		w.j.fail(w.src, "it is empty, and was not last time; its earlier points are as they were. To take it as it is now: --accept-source "+w.src.path)
-		return w.void()
+		return w.void(ctx)
 	}
 	if err := w.passBase(ctx, func(*baseEntry) bool { return true }); err != nil {
 		return err
@@ -151,17 +151,21 @@ func (w *walk) finish(ctx context.Context) error {
 	}
 	w.src.done = true
 	if w.src.has && !w.src.base.Partial && w.src.gone*2 > w.src.base.Source.Files && !slices.Contains(w.j.o.AcceptSources, w.src.path) {
-		w.src.status = log.StatusSuspect
+		w.j.touchStatus(w.src, log.StatusSuspect)
 		w.j.warn(w.src.path, fmt.Sprintf("%d of %d files are gone since the last point: this point counts as suspect", w.src.gone, w.src.base.Source.Files))
 	}
 	return nil
 }
 
-// void makes the journal forget a source that failed midway.
-func (w *walk) void() error {
+// void makes the journal forget a source that failed midway, with what readers
+// are still about to say of it.
+func (w *walk) void(ctx context.Context) error {
 	w.j.dropBatch()
 	if w.j.o.DryRun {
 		return nil
+	}
+	if err := w.j.workers.drain(ctx); err != nil {
+		return err
 	}
 	return w.j.journal.Append(journal.Record{Type: journal.Void, Source: w.src.id})
 }
@@ -279,7 +283,7 @@ func (w *walk) unreadable(it *source.Item, after []byte) {
 	w.unread = append(w.unread[:0], it.Key...)
 	w.hasUnread, w.after = true, after
 	w.j.stats.unreadable.Add(1)
-	w.src.status = max(w.src.status, log.StatusWarnings)
+	w.j.touchStatus(w.src, log.StatusWarnings)
 	text := "cannot be read"
 	if it.Err != nil {
 		text = cause(it.Err).Error()

@@ -38,7 +38,16 @@ type sealTask struct {
 func (w *workers) seal() error {
 	var ws *vault.Workspace
 	hasher := chunk.NewHasher(w.j.s.vault.Ring.ChunkID)
-	for t := range w.seals {
+	for {
+		var t *sealTask
+		select {
+		case t = <-w.seals:
+		case <-w.ctx.Done():
+			return nil
+		}
+		if t == nil {
+			return nil // closed
+		}
 		if ws == nil {
 			var err error
 			if ws, err = vault.NewWorkspace(); err != nil {
@@ -54,7 +63,6 @@ func (w *workers) seal() error {
 		w.bufs <- t.data[:0:cap(t.data)]
 		close(t.done)
 	}
-	return nil
 }
 
 // large reads a file of at least the chunker's minimum.

@@ -151,8 +151,9 @@ func (v *view) listAbove(ctx context.Context, p *log.Point, path string, recursi
 
 func (v *view) listFolder(ctx context.Context, src *log.Source, key []byte, recursive bool, fn func(Entry) error) error {
 	if !recursive {
-		return manifest.Children(ctx, v.pages, src.Root, key, func(k []byte, e *manifest.Entry) error {
-			return fn(show(joined(src.Path, k), e))
+		dir := joined(src.Path, key)
+		return manifest.Children(ctx, v.pages, src.Root, key, func(name []byte, e *manifest.Entry) error {
+			return fn(show(joined(dir, name), e))
 		})
 	}
 	c := manifest.NewCursor(v.pages, src.Root)

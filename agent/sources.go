@@ -60,7 +60,7 @@ func (src *sourceJob) baseRoot() (root chunk.ID) {
 // fail ends a source for this job. The point has it without content; its
 // earlier points stay what it is compared with.
 func (j *job) fail(src *sourceJob, text string) {
-	src.status = log.StatusFailed
+	j.touchStatus(src, log.StatusFailed)
 	j.stats.warnings.Add(1)
 	j.s.note(Note{Failure, src.path, text})
 }

@@ -164,6 +164,9 @@ func (w *workers) submit(ctx context.Context, b *batch) error {
 	w.busy.Add(1)
 	select {
 	case w.tasks <- b:
+		if w.ctx.Err() != nil {
+			w.discard() // the readers may be gone, and nobody else would count it off
+		}
 		return nil
 	case <-w.ctx.Done():
 		w.busy.Done()

@@ -19,7 +19,7 @@ var corpusFlag = flag.String("corpus", "", "measure on the content of this `file
 func corpus(b *testing.B) []byte {
 	b.Helper()
 	if *corpusFlag == "" {
-		return mixture(seeded(1), 24<<20)
+		return mixture(seeded(1), 16<<20)
 	}
 	data, err := os.ReadFile(*corpusFlag)
 	if err != nil {

@@ -102,6 +102,9 @@ func TestCompressChooses(t *testing.T) {
 }
 
 func TestCodecsDoNotAllocate(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector allocates")
+	}
 	for _, src := range [][]byte{words(seeded(1), 600<<10), randomBytes(seeded(1), 600<<10), words(seeded(1), 100)} {
 		c, d := newCodecs(t, LevelFastest)
 		stored, plain := make([]byte, 0, CompressBound(len(src))), make([]byte, 0, len(src))

@@ -30,7 +30,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -101,7 +100,7 @@ func Slots(ctx context.Context, b backend.Backend) (slots []Slot, err error) {
 		if errors.Is(err, key.ErrNewer) {
 			return nil, fmt.Errorf("read key slot: %w", err)
 		}
-		if err != nil || strings.TrimPrefix(info.Name, slotPrefix) != fmt.Sprintf("%x", s.ID) {
+		if err != nil || info.Name != SlotName(s.ID) {
 			continue
 		}
 		slots = append(slots, Slot{s, raw})

@@ -46,7 +46,7 @@ func height(t testing.TB, s PageReader, root chunk.ID) int {
 }
 
 func TestBuildAndRead(t *testing.T) {
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		rows := newModel().grow(rng, rng.IntN(400)).dirs().list
 		sh := shape{bits: uint(1 + rng.IntN(3)), size: 200 + rng.IntN(2000)}
@@ -85,7 +85,7 @@ func TestBuildAndRead(t *testing.T) {
 }
 
 func TestSeek(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(80) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		rows := newModel().grow(rng, 300).dirs().list
 		s := newStore()
@@ -265,7 +265,7 @@ func TestMissingParents(t *testing.T) {
 
 // TestResume: with pages lost, a cursor gives all other entries and names the gaps.
 func TestResume(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(80) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		rows := newModel().grow(rng, 400).dirs().list
 		s := newStore()

@@ -55,7 +55,7 @@ func splitHoles(rng *rand.Rand, in []Extent) (out []Extent) {
 }
 
 func TestContent(t *testing.T) {
-	for seed := range uint64(400) {
+	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 8))
 		s := newStore()
 		n := rng.IntN(40)

@@ -84,7 +84,7 @@ func (m *model) edits(rng *rand.Rand, n int) records {
 // TestMergeIsBuild is the property I8: whatever the edits and however they are
 // grouped into merges, the root is that of building the outcome at once.
 func TestMergeIsBuild(t *testing.T) {
-	seeds := uint64(2000)
+	seeds := uint64(1000)
 	if testing.Short() {
 		seeds = 300
 	}
