@@ -111,7 +111,7 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 	if o.DryRun {
 		return j.result(""), nil
 	}
-	if err := j.workers.wait(); err != nil {
+	if err := j.workers.drain(ctx); err != nil {
 		return res, err
 	}
 	if !j.anyGood() {

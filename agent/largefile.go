@@ -35,34 +35,28 @@ type sealTask struct {
 }
 
 // seal is one sealer: it names, claims, compresses and stores chunks.
-func (w *workers) seal() error {
+func (w *workers) seal() {
 	var ws *vault.Workspace
 	hasher := chunk.NewHasher(w.j.s.vault.Ring.ChunkID)
-	for {
-		var t *sealTask
-		select {
-		case t = <-w.seals:
-		case <-w.ctx.Done():
-			return nil
+	for t := range w.seals {
+		if ws == nil && t.err == nil {
+			ws, t.err = vault.NewWorkspace()
 		}
-		if t == nil {
-			return nil // closed
+		if t.err == nil {
+			t.err = w.sealOne(t, ws, hasher)
 		}
-		if ws == nil {
-			var err error
-			if ws, err = vault.NewWorkspace(); err != nil {
-				return err
-			}
-		}
-		t.x = manifest.Extent{Length: uint64(len(t.data)), ID: hasher.Sum(t.data)}
-		known, err := w.j.writer.Claim(w.ctx, t.x.ID)
-		if err == nil && !known {
-			err = w.j.writer.AddRecord(w.ctx, ws, key.TypeDataPack, t.data, []pack.Chunk{{ID: t.x.ID, Length: uint32(len(t.data))}})
-		}
-		t.err = err
 		w.bufs <- t.data[:0:cap(t.data)]
 		close(t.done)
 	}
+}
+
+func (w *workers) sealOne(t *sealTask, ws *vault.Workspace, hasher *chunk.Hasher) error {
+	t.x = manifest.Extent{Length: uint64(len(t.data)), ID: hasher.Sum(t.data)}
+	known, err := w.j.writer.Claim(w.ctx, t.x.ID)
+	if err != nil || known {
+		return err
+	}
+	return w.j.writer.AddRecord(w.ctx, ws, key.TypeDataPack, t.data, []pack.Chunk{{ID: t.x.ID, Length: uint32(len(t.data))}})
 }
 
 // large reads a file of at least the chunker's minimum.
@@ -87,7 +81,7 @@ func (r *reader) largeFile(t *fileTask, f *source.File) error {
 		if err != nil {
 			return r.w.j.unread(t, err)
 		}
-		l := &largeRead{r: r, t: t, f: f, size: int64(before.Size), stat: before, out: manifest.NewContentWriter(r.w.j.pages())}
+		l := &largeRead{r: r, t: t, f: f, size: int64(before.Size), stat: before, out: manifest.NewContentWriter(r.pageWriter())}
 		err = l.read()
 		if err == nil {
 			err = l.settle()
@@ -113,6 +107,14 @@ func (r *reader) largeFile(t *fileTask, f *source.File) error {
 		}
 		return r.finish(t, f, &e, stable)
 	}
+}
+
+// pageWriter stores the pages of this reader's block tables.
+func (r *reader) pageWriter() *pageWriter {
+	if r.pages == nil {
+		r.pages = r.w.j.pages()
+	}
+	return r.pages
 }
 
 // readError is an error of the source, which concerns this file alone.

@@ -31,7 +31,7 @@ const testPassphrase = "a passphrase for tests 7531"
 // run jobs on them. It is for one goroutine; peer gives one for another.
 type rig struct {
 	t     testing.TB
-	dir   string // all of the below is in it
+	dir   string // the source and what is restored are in it
 	vault string
 	home  string
 	src   string
@@ -49,9 +49,10 @@ func newRig(t testing.TB) *rig { return newRigCut(t, smallCut) }
 
 func newRigCut(t testing.TB, cut chunk.CutParams) *rig {
 	t.Helper()
-	dir := t.TempDir()
+	dir, quick := t.TempDir(), quickDir(t)
+	t.Cleanup(func() { removeAll(dir) }) // what the cleaning of TempDir cannot
 	r := &rig{
-		t: t, dir: dir, vault: filepath.Join(dir, "vault"), home: filepath.Join(dir, "home"), src: filepath.Join(dir, "src"),
+		t: t, dir: dir, vault: filepath.Join(quick, "vault"), home: filepath.Join(quick, "home"), src: filepath.Join(dir, "src"),
 	}
 	r.equip()
 	must(t, os.Mkdir(r.src, 0o755))
@@ -72,6 +73,17 @@ func newRigCut(t testing.TB, cut chunk.CutParams) *rig {
 	return r
 }
 
+// quickDir is a folder in memory where the system has that: homes and vaults
+// sync every file, and these tests are not about power cuts.
+func quickDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "tharsis-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // equip gives a rig its clock, which runs ahead so that no file is racy, and
 // its notes.
 func (r *rig) equip() {
@@ -90,7 +102,7 @@ func (r *rig) equip() {
 // nothing yet, and the same source.
 func (r *rig) peer(name string) *rig {
 	p := *r
-	p.home = filepath.Join(r.dir, "home-"+name)
+	p.home = r.home + "-" + name
 	p.equip()
 	return &p
 }

@@ -6,8 +6,6 @@ import (
 	"runtime"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/tharsis-backup/tharsis/agent/source"
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
@@ -57,25 +55,24 @@ type batch struct {
 type workers struct {
 	j      *job
 	ctx    context.Context
-	cancel context.CancelFunc
-	group  *errgroup.Group
+	cancel context.CancelCauseFunc // with the error that ends all
+	ends   struct{ readers, sealers sync.WaitGroup }
 	tasks  chan *batch
 	seals  chan *sealTask
 	bufs   chan []byte // chunk buffers of large files
 	open   *batch      // being filled by the walk
 	closed bool
 	links  *linkTable
-	busy   sync.WaitGroup // batches and seal tasks that are not done
+	busy   sync.WaitGroup // batches that are not done
 
 	inline *reader // the walk's own, for attributes of folders and the like
 }
 
 func (j *job) newWorkers(ctx context.Context) (*workers, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	n := min(max(runtime.GOMAXPROCS(0), 2), maxWorkers)
 	w := &workers{
-		j: j, ctx: ctx, cancel: cancel, group: g,
+		j: j, ctx: ctx, cancel: cancel,
 		tasks: make(chan *batch, queuedBatches),
 		seals: make(chan *sealTask),
 		bufs:  make(chan []byte, 2*n),
@@ -84,19 +81,17 @@ func (j *job) newWorkers(ctx context.Context) (*workers, error) {
 	for range cap(w.bufs) {
 		w.bufs <- nil // made when it is first used
 	}
-	for range n {
-		r, err := w.newReader()
-		if err != nil {
-			cancel()
+	readers := make([]*reader, n+1)
+	for i := range readers {
+		var err error
+		if readers[i], err = w.newReader(); err != nil {
 			return nil, err
 		}
-		g.Go(r.run)
-		g.Go(func() error { return w.seal() })
 	}
-	var err error
-	if w.inline, err = w.newReader(); err != nil {
-		cancel()
-		return nil, err
+	w.inline = readers[n]
+	for _, r := range readers[:n] {
+		w.ends.readers.Go(r.run)
+		w.ends.sealers.Go(w.seal)
 	}
 	return w, nil
 }
@@ -160,13 +155,11 @@ func (j *job) dropBatch() {
 	}
 }
 
+// submit hands a batch to the readers. It returns the error that ended them.
 func (w *workers) submit(ctx context.Context, b *batch) error {
 	w.busy.Add(1)
 	select {
 	case w.tasks <- b:
-		if w.ctx.Err() != nil {
-			w.discard() // the readers may be gone, and nobody else would count it off
-		}
 		return nil
 	case <-w.ctx.Done():
 		w.busy.Done()
@@ -174,49 +167,30 @@ func (w *workers) submit(ctx context.Context, b *batch) error {
 	}
 }
 
-// fault is why the workers stopped.
+// fault is why the workers stopped, or nil.
 func (w *workers) fault(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	w.closeTasks()
-	if err := w.group.Wait(); err != nil {
-		return err
-	}
 	return context.Cause(w.ctx)
-}
-
-func (w *workers) closeTasks() {
-	if !w.closed {
-		w.closed = true
-		close(w.tasks)
-	}
 }
 
 // drain waits until all that was submitted is done, and keeps the workers.
 func (w *workers) drain(ctx context.Context) error {
 	w.busy.Wait()
-	if w.ctx.Err() != nil {
-		return w.fault(ctx)
-	}
-	return nil
+	return w.fault(ctx)
 }
 
-// wait ends the workers when all that was submitted is done.
-func (w *workers) wait() error {
-	w.busy.Wait()
-	w.closeTasks()
-	close(w.seals)
-	err := w.group.Wait()
-	w.cancel()
-	return err
-}
-
-// stop ends the workers as they are.
+// stop ends the workers: those that are not idle fail.
 func (w *workers) stop() {
-	w.cancel()
-	w.closeTasks()
-	w.group.Wait()
+	w.cancel(context.Canceled)
+	if !w.closed {
+		w.closed = true
+		close(w.tasks)
+		w.ends.readers.Wait()
+		close(w.seals)
+		w.ends.sealers.Wait()
+	}
 }
 
 // reader is one worker that reads files, with its buffers.
@@ -224,7 +198,8 @@ type reader struct {
 	w       *workers
 	ws      *vault.Workspace
 	hasher  *chunk.Hasher
-	cutter  *chunk.Cutter
+	cutter  *chunk.Cutter // made when it is first used
+	pages   *pageWriter   // likewise
 	segment []byte       // content of small files that is not stored yet
 	chunks  []pack.Chunk // what is in it
 	raw     []byte
@@ -239,32 +214,16 @@ func (w *workers) newReader() (*reader, error) {
 	return &reader{w: w, ws: ws, hasher: chunk.NewHasher(w.j.s.vault.Ring.ChunkID)}, nil
 }
 
-func (r *reader) run() error {
+// run reads batches until there are no more. After an error, its own or
+// another's, it takes them off the queue all the same, so that nobody waits for them.
+func (r *reader) run() {
 	for b := range r.w.tasks {
-		err := r.batch(b)
-		r.w.busy.Done()
-		if err != nil {
-			r.w.cancel()
-			r.w.discard()
-			return err
-		}
-	}
-	return nil
-}
-
-// discard counts queued batches off that no reader will take, so that nobody
-// waits for them.
-func (w *workers) discard() {
-	for {
-		select {
-		case _, ok := <-w.tasks:
-			if !ok {
-				return
+		if r.w.ctx.Err() == nil {
+			if err := r.batch(b); err != nil {
+				r.w.cancel(err)
 			}
-			w.busy.Done()
-		default:
-			return
 		}
+		r.w.busy.Done()
 	}
 }
 

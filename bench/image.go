@@ -42,7 +42,7 @@ func buildImage(ctx context.Context, c *corpus, base string, scale float64) erro
 	if err := p.copyTo(ctx, staged); err != nil {
 		return err
 	}
-	c.info.Notes = fmt.Sprintf("ext4 with %d files of %.0f MB", p.files, float64(p.bytes)/1e6)
+	c.info.Notes = fmt.Sprintf("An ext4 file system with %d files of %.0f MB.", p.files, float64(p.bytes)/1e6)
 	return mkfs(ctx, filepath.Join(c.dir, imageName), staged, size)
 }
 

@@ -25,7 +25,7 @@ func limitStream() *tool {
 // limitCopy reads and writes everything, with plain metadata.
 func limitCopy() *tool {
 	return limit("copy", versionOf("tar", "--version"), func(s step, p place) (string, bool) {
-		return `set -eo pipefail; tar -C "$1" --numeric-owner -cSf - . | tar -C "$3" --numeric-owner -xpf -`, s.restores()
+		return `set -eo pipefail; tar -C "$1" --format=posix --numeric-owner -cSf - . | tar -C "$3" --numeric-owner -xpf -`, s.restores()
 	})
 }
 

@@ -36,7 +36,7 @@ func buildSmall(ctx context.Context, c *corpus, tree string, scale float64) erro
 		}
 	}
 	c.info.Sources = []string{tree}
-	c.info.Notes = fmt.Sprintf("all text files used %d times", text.rounds)
+	c.info.Notes = fmt.Sprintf("The text files were used up %d times.", text.rounds)
 	return nil
 }
 

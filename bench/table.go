@@ -138,7 +138,8 @@ func (r report) markdown() string {
 			continue
 		}
 		fmt.Fprintf(&b, "\n### %s: %d files, %.0f MB\n\n", c.Name, c.Files, float64(c.Bytes)/1e6)
-		fmt.Fprintf(&b, "Made of %s. %s\n\n", strings.Join(c.Sources, ", "), c.Notes)
+		made := fmt.Sprintf("Made of %s. %s", strings.Join(c.Sources, ", "), c.Notes)
+		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(made))
 		writeRows(&b, rows)
 		writeRatios(&b, rows)
 	}

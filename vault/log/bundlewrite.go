@@ -27,7 +27,7 @@ func (l *Log) ensureBundle(ctx context.Context) error {
 	found, err := l.exists(ctx, name)
 	if err == nil && !found {
 		var b *bundle
-		if b, err = l.collect(ctx, n); err == nil {
+		if b, err = l.collect(ctx, n, bundleMemory); err == nil {
 			// Whoever made it: all make the same bytes.
 			_, err = l.create(ctx, name, b, b.size, func(ctx context.Context) (bool, bool, error) {
 				found, err := l.exists(ctx, name)
@@ -43,9 +43,10 @@ func (l *Log) ensureBundle(ctx context.Context) error {
 }
 
 // collect fetches the entries of bundle n, the last of which is the newest entry
-// read: so the chain tells whether they are the right ones.
-func (l *Log) collect(ctx context.Context, n uint64) (*bundle, error) {
-	b := &bundle{log: l, ctx: ctx, first: n * BundleEntries, size: key.ShortHeaderBytes}
+// read: so the chain tells whether they are the right ones. It holds memory
+// bytes of them.
+func (l *Log) collect(ctx context.Context, n uint64, memory int) (*bundle, error) {
+	b := &bundle{log: l, ctx: ctx, first: n * BundleEntries, memory: memory, size: key.ShortHeaderBytes}
 	for from := b.first; from < l.next; from += maxWindow {
 		objects, err := l.fetch(ctx, from, maxWindow)
 		if err != nil {
@@ -69,12 +70,13 @@ func (l *Log) collect(ctx context.Context, n uint64) (*bundle, error) {
 // bundle is the content of a bundle, as an io.ReaderAt. Of the entries that it
 // does not hold it fetches the one that is read.
 type bundle struct {
-	log   *Log
-	ctx   context.Context // of the Put that reads it
-	first uint64
-	size  int64
-	held  int
-	parts []part
+	log    *Log
+	ctx    context.Context // of the Put that reads it
+	first  uint64
+	size   int64
+	held   int // bytes, at most memory
+	memory int
+	parts  []part
 
 	mu      sync.Mutex // guards fetched
 	fetched struct {
@@ -102,7 +104,7 @@ func (b *bundle) add(object []byte) error {
 		return fmt.Errorf("log entry %d: %w: it does not continue the entry before", seq, key.ErrDamaged)
 	}
 	p := part{at: b.size, hash: sha256.Sum256(object), length: uint32(len(object))}
-	if b.held+len(object) <= bundleMemory {
+	if b.held+len(object) <= b.memory {
 		b.held += len(object)
 		p.object = object
 	}

@@ -255,7 +255,7 @@ func some[T any](m maker, most int, f func() T) []T {
 func (m maker) id() chunk.ID        { return chunk.ID{byte(m.IntN(40)), 3} }
 func (m maker) ids() []chunk.ID     { return some(m, 4, m.id) }
 func (m maker) pointID() PointID    { return PointID{byte(m.IntN(60)), byte(m.IntN(2))} }
-func (m maker) pointIDs() []PointID { return some(m, 3, m.pointID) }
+func (m maker) pointIDs() []PointID { return some(m, 8, m.pointID) }
 func (m maker) slotID(i int) SlotID { return SlotID{byte(i)} }
 func (m maker) seq() uint64         { return m.Uint64N(400) }
 func (m maker) machine() MachineID  { return machineID(m.IntN(4)) }

@@ -2,9 +2,9 @@ package log
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 
@@ -318,28 +318,31 @@ func TestBundleAltered(t *testing.T) {
 func TestLargeBundle(t *testing.T) {
 	s := newSite(t, 1)
 	l := s.open(t, Options{})
-	reason := string(make([]byte, 1000))
-	for l.next < BundleEntries {
-		if l.next < 36 {
-			q := &Hold{Points: make([]PointID, 65000), Reason: reason}
-			q.Points[0][0] = byte(l.next)
-			s.append(t, l, s.admin, q)
-		}
-		s.fill(t, l, l.next+1)
-	}
-	s.fill(t, l, 258)
-	var want []byte
-	for seq := range uint64(256) {
-		want = append(want, s.store.objects[entryName(seq)]...)
-	}
-	var got []byte
-	if err := scanBundle(bytes.NewReader(s.store.objects[bundleName(0)]), func(_ uint64, o []byte) error {
-		got = append(got, o...)
-		return nil
-	}); err != nil {
+	s.fill(t, l, BundleEntries)
+	whole, err := l.collect(t.Context(), 0, bundleMemory)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if len(want) < bundleMemory || sha256.Sum256(got) != sha256.Sum256(want) {
-		t.Fatalf("%d bytes, want %d", len(got), len(want))
+	b, err := l.collect(t.Context(), 0, 10_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.held > 10_000 || b.size != whole.size || whole.held < 50_000 {
+		t.Fatal(b.held, b.size, whole.held, whole.size)
+	}
+	for _, step := range []int64{1, 100, 4096, b.size} {
+		want, got := make([]byte, step), make([]byte, step)
+		for off := int64(0); off < b.size; off += step + 37 {
+			n, err1 := whole.ReadAt(want, off)
+			m, err2 := b.ReadAt(got, off)
+			if n != m || err1 != err2 || !bytes.Equal(got, want) || (err1 == io.EOF) != (off+step > b.size) {
+				t.Fatal(step, off, n, m, err1, err2)
+			}
+		}
+	}
+	// What is fetched again must be what the chain said.
+	s.store.objects[entryName(200)] = s.store.objects[entryName(201)]
+	if _, err := io.Copy(io.Discard, io.NewSectionReader(b, 0, b.size)); !errors.Is(err, key.ErrDamaged) {
+		t.Fatal(err)
 	}
 }
