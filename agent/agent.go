@@ -70,6 +70,9 @@ type Environment struct {
 	// Report receives notes and progress. Its methods are called by several
 	// goroutines at a time.
 	Report Reporter
+	// IndexMemory is told how many bytes of a vault's index a job holds in memory,
+	// which grow with the vault.
+	IndexMemory func(bytes int64)
 	// PartialEvery is how often a long job makes what it has stored part of the
 	// vault, hidden, so that a lost cache does not lose it; 0: every 30 minutes.
 	PartialEvery time.Duration

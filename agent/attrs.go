@@ -45,7 +45,7 @@ func (j *job) touchStatus(src *sourceJob, status log.Status) {
 // trusted tells whether all content of a base entry lies in packs that a new
 // point may refer to. As long as the log distrusts no pack it need not be asked.
 func (j *job) trusted(ctx context.Context, b *baseEntry) (bool, error) {
-	if j.unusable == 0 {
+	if j.unusable == 0 && !j.s.salvage {
 		return true, nil
 	}
 	if !b.entry.XattrRef.Hole() {
@@ -63,6 +63,9 @@ func (j *job) trusted(ctx context.Context, b *baseEntry) (bool, error) {
 		if ok, err := j.writer.Confirmed(ctx, x.ID); !ok || err != nil {
 			return false, err
 		}
+	}
+	if !b.entry.Table.IsZero() && !j.o.DryRun {
+		return j.retable(ctx, &b.entry) // the pages may lie in packs that lost trust
 	}
 	return true, nil
 }

@@ -43,6 +43,10 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 			s.log.Warn("start over", "reason", err)
 			continue
 		}
+		if s.salvages(err) && !o.DryRun {
+			s.log.Warn("start over and salvage", "reason", err)
+			continue
+		}
 		res.Duration = s.now().Sub(begun)
 		return res, err
 	}
@@ -61,6 +65,10 @@ type job struct {
 	journal *journal.Writer
 	overlay *overlay
 	workers *workers
+
+	polynomial chunk.Polynomial // that large files are cut by
+	direct     *vault.Pages     // past the cache
+	rescuer    rescuer
 
 	unusable int // packs that the log distrusted when the job began
 	resumed  bool
@@ -141,13 +149,20 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 	if err := j.s.cache.Sweep(); err != nil {
 		return err
 	}
-	if j.index, err = j.s.vault.OpenIndex(ctx, j.s.indexOptions(true)); err != nil {
+	j.warnSalvage()
+	o := j.s.indexOptions(true)
+	o.Tolerant = j.s.salvage
+	if j.index, err = j.s.vault.OpenIndex(ctx, o); err != nil {
 		return err
 	}
+	if tell := j.s.env.IndexMemory; tell != nil {
+		tell(j.index.MemoryBytes())
+	}
+	j.direct = j.s.direct.NewPages(j.index)
 	for i, p := range paths {
 		j.sources = append(j.sources, j.newSource(i, p))
 	}
-	j.writer = j.s.vault.NewWriter(ctx, j.index.Usable, vault.WriterOptions{
+	j.writer = j.s.vault.NewWriter(ctx, j.known, vault.WriterOptions{
 		SpoolDir: j.s.cache.SpoolDir(),
 		Stored:   j.stored,
 		Copied:   j.s.keepCopy,
@@ -160,6 +175,9 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 		return nil
 	}
 	if err := j.openJournal(); err != nil {
+		return err
+	}
+	if j.polynomial, err = chunk.DerivePolynomial(j.s.vault.Ring.Chunker); err != nil {
 		return err
 	}
 	j.workers, err = j.newWorkers(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/cache/journal"
 	"github.com/tharsis-backup/tharsis/internal/wire"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
 
@@ -28,6 +29,7 @@ type baseStream struct {
 	cur     baseEntry
 	have    bool   // cur is the next entry
 	pending bool   // the cursor stands on an entry that was passed
+	onBase  bool   // cur is the cursor's entry
 	reached []byte // key of the walk's last item, kept here for the walk
 }
 
@@ -35,7 +37,7 @@ type baseStream struct {
 func (j *job) openBase(ctx context.Context, src *sourceJob) (*baseStream, error) {
 	s := &baseStream{j: j, src: src}
 	if j.overlay != nil {
-		if err := j.overlay.skipTo(src.id); err != nil {
+		if err := j.overlay.skipTo(src); err != nil {
 			return nil, err
 		}
 	}
@@ -51,6 +53,10 @@ func (j *job) openBase(ctx context.Context, src *sourceJob) (*baseStream, error)
 // read moves the cursor.
 func (s *baseStream) read(ctx context.Context) error {
 	k, e, err := s.cursor.Next(ctx)
+	for s.src.anew && errors.Is(err, key.ErrDamaged) {
+		s.cursor.Resume() // what a damaged page named is lost
+		k, e, err = s.cursor.Next(ctx)
+	}
 	if errors.Is(err, io.EOF) {
 		s.base.more = false
 		return nil
@@ -72,7 +78,7 @@ func (s *baseStream) peek(ctx context.Context) (*baseEntry, error) {
 				return nil, err
 			}
 		}
-		over, ok := s.j.overlay.of(s.src.id)
+		over, ok := s.j.overlay.of(s.src)
 		switch {
 		case !ok && !s.base.more:
 			return nil, nil
@@ -91,8 +97,9 @@ func (s *baseStream) peek(ctx context.Context) (*baseEntry, error) {
 // fromBase makes cur the cursor's entry, which stays where it is until advance.
 func (s *baseStream) fromBase() {
 	s.cur = baseEntry{
-		key: s.base.key, raw: s.cursor.Raw(), entry: *s.base.e, since: s.src.base.Point.Started, fromBase: true,
+		key: s.base.key, raw: s.cursor.Raw(), entry: *s.base.e, since: s.src.base.Point.Started, fromBase: !s.src.anew,
 	}
+	s.onBase = true
 }
 
 // fromOverlay makes cur what the journal says of a key, over what the base
@@ -102,12 +109,17 @@ func (s *baseStream) fromOverlay(ctx context.Context, key []byte) error {
 	var last overlayRecord
 	var parts [][]byte
 	for {
-		k, ok := s.j.overlay.of(s.src.id)
+		k, ok := s.j.overlay.of(s.src)
 		if !ok || !bytes.Equal(k, key) {
 			break
 		}
 		if rec := s.j.overlay.cur; rec.typ == journal.Part {
-			parts = append(parts, slices.Clone(rec.value))
+			if parts == nil {
+				parts = [][]byte{} // something was begun, if nothing of use
+			}
+			if !rec.racyPart() {
+				parts = append(parts, slices.Clone(rec.value))
+			}
 		} else {
 			last = rec
 			last.value = slices.Clone(rec.value)
@@ -169,7 +181,7 @@ func (s *baseStream) stored(ctx context.Context, e *manifest.Entry) (bool, error
 // advance passes the current entry.
 func (s *baseStream) advance() {
 	s.have = false
-	s.pending = s.cur.fromBase
+	s.pending, s.onBase = s.onBase, false
 }
 
 // at returns the entry with this key, or nil. All before it were passed.

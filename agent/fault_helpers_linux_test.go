@@ -76,6 +76,7 @@ type faultWorld struct {
 	secret      string // what a person types; "" for faultPass
 	notes       *faultNotes
 	partial     time.Duration
+	clock       func() time.Time // nil for faultClock
 }
 
 // faultClock ticks a millisecond each time it is asked, from a time that lies
@@ -98,8 +99,12 @@ func (w *faultWorld) env() Environment {
 	if secret == "" {
 		secret = faultPass
 	}
+	clock := w.clock
+	if clock == nil {
+		clock = faultClock
+	}
 	e := Environment{
-		Clock: faultClock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial,
 		Secret: func(context.Context) (string, error) { return secret, nil },
 	}
 	if w.notes != nil {
@@ -239,14 +244,19 @@ func (w *faultWorld) restoresTo(ctx context.Context, t testing.TB, point, path, 
 	if res.Failed > 0 {
 		return fmt.Errorf("restore %.8s: %d entries failed", point, res.Failed)
 	}
-	diffs, err := treecmp.Compare(want, filepath.Join(target, path), treecmp.Options{Max: 5})
-	if err != nil {
-		return err
-	}
-	if len(diffs) > 0 {
-		return fmt.Errorf("restore %.8s: differs: %v", point, diffs)
+	if err := faultSame(want, filepath.Join(target, path)); err != nil {
+		return fmt.Errorf("restore %.8s: %w", point, err)
 	}
 	return nil
+}
+
+// faultSame compares two trees.
+func faultSame(want, got string) error {
+	diffs, err := treecmp.Compare(want, got, treecmp.Options{Max: 5})
+	if err == nil && len(diffs) > 0 {
+		err = fmt.Errorf("differs: %v", diffs)
+	}
+	return err
 }
 
 // faultWatch runs fn and fails the test, with all stacks, where it hangs.
@@ -333,7 +343,9 @@ func faultStates() []faultTree {
 	return []faultTree{one, two, three}
 }
 
-func (n *faultNode) time() time.Time { return time.Unix(1_600_000_000+int64(n.tick), int64(n.tick)*1001) }
+func (n *faultNode) time() time.Time {
+	return time.Unix(1_600_000_000+int64(n.tick), int64(n.tick)*1001)
+}
 
 // faultApply turns a folder of the state was (nil: it is not there) into one of
 // the state is, touching only what differs.
@@ -424,12 +436,33 @@ type faultRig struct {
 func newFaultRig(t testing.TB) *faultRig {
 	r := &faultRig{t: t, root: faultTemp(t), states: faultStates(), at: -1}
 	r.src = filepath.Join(r.root, "src")
-	for i, s := range r.states {
-		dir := filepath.Join(r.root, fmt.Sprintf("state-%d", i))
-		faultApply(t, dir, nil, s)
-		r.want = append(r.want, dir)
+	for _, s := range r.states {
+		r.keep(s)
 	}
 	return r
+}
+
+// keep puts a folder in a state aside.
+func (r *faultRig) keep(s faultTree) {
+	dir := filepath.Join(r.root, fmt.Sprintf("state-%d", len(r.want)))
+	faultApply(r.t, dir, nil, s)
+	r.want = append(r.want, dir)
+}
+
+// fresh adds a state like another one, with a file of so many bytes that nobody
+// saw before, and returns its number.
+func (r *faultRig) fresh(like, size int) int {
+	s := faultTree{}
+	for k, n := range r.states[like] {
+		s[k] = n
+	}
+	b := make([]byte, size)
+	random := rand.NewChaCha8([32]byte{byte(len(r.states))})
+	random.Read(b)
+	s["fresh"] = faultNode{kind: 'f', data: string(b), mode: 0o644, tick: 1000 + len(r.states)}
+	r.states = append(r.states, s)
+	r.keep(s)
+	return len(r.states) - 1
 }
 
 // edit brings the source to a state.

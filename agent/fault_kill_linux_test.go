@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,16 +15,30 @@ import (
 	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/fault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
 // faultScript is a life of a machine, command by command. What was acknowledged is
 // in acked.
 type faultScript struct {
-	r     *faultRig
-	w     *faultWorld
-	acked []int // state of each point that a backup told of
-	pass  []string
+	r       *faultRig
+	w       *faultWorld
+	acked   []int // state of each point that a backup told of
+	pass    []string
+	keys    bool  // keys are what the test is about now
+	resumed bool  // the last job took up another's work
+	wrong   error // a command said that all was well, and it was not
 }
+
+// fork is the script with a copy of its world, as it lies on the disk.
+func (s *faultScript) fork(name string) *faultScript {
+	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys}
+	faultImage(s.r.t, s.w, f.w)
+	return f
+}
+
+// drop removes the world.
+func (s *faultScript) drop() { os.RemoveAll(filepath.Dir(s.w.home)) }
 
 // faultCommand is one command and what goes before it.
 type faultCommand struct {
@@ -36,9 +52,10 @@ func faultBackup(state int) faultCommand {
 		name:    fmt.Sprintf("backup of state %d", state),
 		prepare: func(_ context.Context, s *faultScript) error { s.r.edit(state); return nil },
 		run: func(ctx context.Context, s *faultScript) error {
-			_, err := s.w.backup(ctx, s.r.src)
+			res, err := s.w.backup(ctx, s.r.src)
 			if err == nil {
 				s.acked = append(s.acked, state)
+				s.resumed = res.Resumed
 			}
 			return err
 		},
@@ -61,10 +78,31 @@ func faultCommands() []faultCommand {
 		s.r.edit(2)
 		return nil
 	}
+	resuming := faultBackup(1)
+	resuming.name = "backup that resumes"
+	resuming.prepare = func(_ context.Context, s *faultScript) error {
+		s.r.edit(s.r.fresh(1, 40_000))
+		s.w.dies(s.r.t, s.r, "index/", 0)
+		s.r.edit(1)
+		return nil
+	}
+	parts := faultBackup(0)
+	parts.name = "backup with PARTIALs"
+	inner := parts.run
+	parts.run = func(ctx context.Context, s *faultScript) error {
+		s.w.partial = 1
+		defer func() { s.w.partial = 0 }()
+		return inner(ctx, s)
+	}
 	return []faultCommand{
-		{name: "init", run: func(ctx context.Context, s *faultScript) error { return s.w.init(ctx) }},
+		{
+			name:    "init",
+			prepare: func(_ context.Context, s *faultScript) error { s.r.edit(0); return nil },
+			run:     func(ctx context.Context, s *faultScript) error { return s.w.init(ctx) },
+		},
 		faultBackup(0),
-		faultBackup(1),
+		resuming,
+		parts,
 		merging,
 		{name: "key change", run: func(ctx context.Context, s *faultScript) error {
 			s.pass = []string{faultPass, faultNewPass}
@@ -75,7 +113,15 @@ func faultCommands() []faultCommand {
 			return err
 		}},
 		{name: "restore", run: func(ctx context.Context, s *faultScript) error {
-			_, err := s.w.restore(ctx, "latest", filepath.Join(filepath.Dir(s.w.home), "restored"))
+			target := filepath.Join(filepath.Dir(s.w.home), "restored")
+			res, err := s.w.restore(ctx, "latest", target)
+			if err == nil && res.Failed == 0 {
+				s.wrong = faultSame(s.r.want[s.acked[len(s.acked)-1]], filepath.Join(target, s.r.src))
+			}
+			return err
+		}},
+		{name: "verify", run: func(ctx context.Context, s *faultScript) error {
+			_, err := s.w.verify(ctx)
 			return err
 		}},
 	}
@@ -83,6 +129,9 @@ func faultCommands() []faultCommand {
 
 // recovers runs plain commands on what a death left and tells what is wrong then.
 func (s *faultScript) recovers(ctx context.Context) error {
+	if s.wrong != nil {
+		return fmt.Errorf("it went wrong in silence: %w", s.wrong)
+	}
 	w := s.w
 	had, err := w.known(ctx)
 	if err != nil {
@@ -119,6 +168,9 @@ func (s *faultScript) recovers(ctx context.Context) error {
 			return fmt.Errorf("point %d of %d: %w", i, len(points), err)
 		}
 	}
+	if !s.keys {
+		return nil
+	}
 	return s.opens(ctx)
 }
 
@@ -134,28 +186,85 @@ func (w *faultWorld) known(ctx context.Context) ([]PointInfo, error) {
 	return nil, nil
 }
 
-// opens checks that a new machine can open the vault with a passphrase that counts.
+// opens checks that a new machine can open the vault with a passphrase that
+// counts, in whichever order the vault lists its slots, and that a change of it
+// that was begun can be made again.
 func (s *faultScript) opens(ctx context.Context) error {
 	var all error
 	for _, p := range s.pass {
-		fresh := &faultWorld{home: s.w.home + "-fresh", vault: s.w.vault, host: "fresh", secret: p}
-		_, err := fresh.points(ctx)
-		os.RemoveAll(fresh.home)
+		err := s.opensWith(ctx, p)
 		if err == nil {
-			return nil
+			return s.changes(ctx, p)
 		}
 		all = errors.Join(all, err)
 	}
 	return fmt.Errorf("a new machine cannot open the vault: %w", all)
 }
 
+func (s *faultScript) opensWith(ctx context.Context, pass string) error {
+	for _, reverse := range []bool{false, true} {
+		fresh := &faultWorld{home: s.w.home + "-fresh", vault: s.w.vault, host: "fresh", secret: pass}
+		fresh.wrap = func(b backend.Backend) backend.Backend { return sortedLists{b, reverse} }
+		_, err := fresh.points(ctx)
+		os.RemoveAll(fresh.home)
+		if err != nil {
+			return fmt.Errorf("with %q, lists reversed %v: %w", pass, reverse, err)
+		}
+	}
+	return nil
+}
+
+// changes replaces the passphrase by the one that the script was about to set.
+func (s *faultScript) changes(ctx context.Context, current string) error {
+	if current != faultNewPass {
+		if err := s.w.changePassphrase(ctx, current, faultNewPass); err != nil {
+			return fmt.Errorf("the next change of the passphrase: %w", err)
+		}
+		if err := s.opensWith(ctx, current); !errors.Is(err, key.ErrWrongKey) {
+			return fmt.Errorf("the old passphrase: %w", err)
+		}
+	}
+	return s.opensWith(ctx, faultNewPass)
+}
+
+// sortedLists lists by name, forwards or backwards: a backend may in any order.
+type sortedLists struct {
+	backend.Backend
+	reverse bool
+}
+
+func (b sortedLists) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		var all []backend.Info
+		for info, err := range b.Backend.List(ctx, prefix) {
+			if err != nil {
+				yield(info, err)
+				return
+			}
+			all = append(all, info)
+		}
+		slices.SortFunc(all, func(a, c backend.Info) int {
+			if b.reverse {
+				a, c = c, a
+			}
+			return strings.Compare(a.Name, c.Name)
+		})
+		for _, info := range all {
+			if !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
+
 // faultMoments calls at for every moment before and after an operation on the
 // vault or a durable step, one at a time; where it returns an error, that is
 // what the operation gives.
 type faultMoments struct {
-	mu sync.Mutex
-	n  int
-	at func(n int, what string) error
+	mu      sync.Mutex
+	n       int
+	at      func(n int, what string) error
+	backend *fault.Backend // that was opened last
 }
 
 func (m *faultMoments) moment(what string) error {
@@ -180,12 +289,13 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 		return m.moment(s.String())
 	})
 	w.wrap = func(b backend.Backend) backend.Backend {
-		return fault.New(b, func(op fault.Op) fault.Action {
+		m.backend = fault.New(b, func(op fault.Op) fault.Action {
 			if err := m.moment(op.String()); err != nil {
 				return fault.Fail(err)
 			}
 			return fault.Action{}
 		})
+		return m.backend
 	}
 	return func() {
 		restore()
@@ -193,80 +303,81 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 	}
 }
 
-// count runs the script undisturbed and tells how many moments each command has.
-func faultCount(t *testing.T) (moments []int) {
+// faultEach goes through the script and calls fn before each command, with the
+// number of moments and operations that the command has when nothing goes wrong.
+func faultEach(t *testing.T, fn func(ctx context.Context, c faultCommand, before *faultScript, moments int, ops []fault.Record)) {
 	ctx := t.Context()
+	check := partialCheck
+	partialCheck = 8
+	defer func() { partialCheck = check }()
 	r := newFaultRig(t)
-	s := &faultScript{r: r, w: r.world("count"), pass: []string{faultPass}}
+	s := &faultScript{r: r, w: r.world("run"), pass: []string{faultPass}}
 	for _, c := range faultCommands() {
 		if c.prepare != nil {
 			if err := c.prepare(ctx, s); err != nil {
 				t.Fatal(err)
 			}
 		}
+		s.keys = c.name == "init" || c.name == "key change"
+		count := s.fork("count")
 		m := &faultMoments{}
-		stop := m.watch(s.w)
-		err := c.run(ctx, s)
+		stop := m.watch(count.w)
+		err := c.run(ctx, count)
 		stop()
-		if err != nil {
+		if err != nil || count.wrong != nil || count.resumed != (c.name == "backup that resumes") {
+			t.Fatalf("%s: %v, %v, resumed %v", c.name, err, count.wrong, count.resumed)
+		}
+		ops := m.backend.Ops()
+		count.drop()
+		fn(ctx, c, s, m.n, ops)
+		if err := c.run(ctx, s); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		moments = append(moments, m.n)
 	}
-	if len(r.mergedRuns(t, s.w)) == 0 {
+	if !r.merged(t, s.w) {
 		t.Fatal("the script merges nothing")
 	}
-	return moments
 }
 
-// mergedRuns are the index runs that a merge superseded.
-func (r *faultRig) mergedRuns(t *testing.T, w *faultWorld) (n []int) {
+// merged tells whether a merge superseded index runs.
+func (r *faultRig) merged(t *testing.T, w *faultWorld) (yes bool) {
 	err := w.session(t.Context(), false, func(s *Session) error {
-		n = make([]int, len(s.vault.Log.State().PendingRuns()))
+		yes = len(s.vault.Log.State().PendingRuns()) > 0
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return yes
 }
 
-// TestFaultKillImages stops the script at every moment, takes what a death there
+// TestFaultKillImages stops each command at every moment, takes what a death there
 // would leave on the disk, and lets plain commands go on with that. Then the
-// script runs on: so one run gives all of its deaths.
+// command runs on: so one run gives all of its deaths.
 func TestFaultKillImages(t *testing.T) {
-	moments := faultCount(t)
-	total := 0
-	for _, n := range moments {
-		total += n
-	}
-	t.Logf("moments by command: %v, in all %d", moments, total)
-	chosen := map[int]bool{}
-	for _, n := range faultSample(total, 200) {
-		chosen[n] = true
-	}
-	ctx := t.Context()
-	r := newFaultRig(t)
-	s := &faultScript{r: r, w: r.world("run"), pass: []string{faultPass}}
-	begun, cases := 0, 0
-	for _, c := range faultCommands() {
-		if c.prepare != nil {
-			if err := c.prepare(ctx, s); err != nil {
-				t.Fatal(err)
-			}
+	total, cases := 0, 0
+	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+		total += moments
+		chosen := map[int]bool{}
+		for _, n := range faultSample(moments, 12) {
+			chosen[n] = true
 		}
+		s := before.fork("killed")
+		defer s.drop()
 		m := &faultMoments{}
 		m.at = func(n int, what string) error {
-			if !chosen[begun+n] && os.Getenv(faultAllEnv) == "" {
+			if !chosen[n] && os.Getenv(faultAllEnv) == "" {
 				return nil
 			}
 			cases++
-			image := &faultScript{r: r, w: r.world("image"), acked: s.acked, pass: []string{faultPass, faultNewPass}}
-			faultImage(t, s.w, image.w)
-			if err := image.recovers(ctx); err != nil {
-				t.Errorf("%s, moment %d, %s: %v", c.name, n, what, err)
+			image := s.fork("image")
+			if c.name == "key change" {
+				image.pass = []string{faultPass, faultNewPass}
 			}
-			os.RemoveAll(filepath.Dir(image.w.home))
+			if err := image.recovers(ctx); err != nil {
+				t.Errorf("%s, killed at moment %d, %s: %v", c.name, n, what, err)
+			}
+			image.drop()
 			return nil
 		}
 		stop := m.watch(s.w)
@@ -275,7 +386,145 @@ func TestFaultKillImages(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		begun += m.n
+	})
+	t.Logf("%d deaths of %d", cases, total)
+}
+
+// errFaultDead is what everything gives after a death.
+var errFaultDead = errors.New("dead")
+
+// TestFaultKillRuns lets every operation fail from each moment on: the command
+// ends, and plain commands go on with what it left, which is more than a kill
+// leaves, as it went on to write to files that no hook sees.
+func TestFaultKillRuns(t *testing.T) {
+	total, cases := 0, 0
+	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+		total += moments
+		for _, n := range faultSample(moments, 8) {
+			cases++
+			faultCase(ctx, t, c, before, fmt.Sprintf("dead from moment %d", n), func(s *faultScript) (stop func()) {
+				m := &faultMoments{at: func(at int, _ string) error {
+					if at >= n {
+						return errFaultDead
+					}
+					return nil
+				}}
+				return m.watch(s.w)
+			})
+		}
+	})
+	t.Logf("%d deaths of %d", cases, total)
+}
+
+// TestFaultOnce lets each operation and each durable step fail once, before or
+// after it took effect.
+func TestFaultOnce(t *testing.T) {
+	total, cases := 0, 0
+	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+		total += moments
+		for _, n := range faultSample(moments, 8) {
+			cases++
+			faultCase(ctx, t, c, before, fmt.Sprintf("moment %d fails", n), func(s *faultScript) (stop func()) {
+				m := &faultMoments{at: func(at int, _ string) error {
+					if at == n {
+						return fault.ErrInjected
+					}
+					return nil
+				}}
+				return m.watch(s.w)
+			})
+		}
+	})
+	t.Logf("%d failures of %d", cases, total)
+}
+
+// TestFaultCancel cancels each command at every moment, as Ctrl-C does: it ends
+// soon, says so, and the next one goes on.
+func TestFaultCancel(t *testing.T) {
+	total, cases := 0, 0
+	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+		total += moments
+		for _, n := range faultSample(moments, 6) {
+			cases++
+			s := before.fork("case")
+			what := fmt.Sprintf("%s, cancelled at moment %d", c.name, n)
+			cancelled, cancel := context.WithCancel(ctx)
+			m := &faultMoments{at: func(at int, _ string) error {
+				if at == n {
+					cancel()
+				}
+				return nil
+			}}
+			stop := m.watch(s.w)
+			err := faultWatch(t, what, func() error { return c.run(cancelled, s) })
+			stop()
+			cancel()
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", what, err)
+			}
+			if rerr := s.recovers(ctx); rerr != nil {
+				t.Errorf("%s (%v): %v", what, err, rerr)
+			}
+			s.drop()
+		}
+	})
+	t.Logf("%d cancellations of %d", cases, total)
+}
+
+// faultCase runs one command on a copy of the world in which set makes something
+// go wrong, and then plain commands.
+func faultCase(ctx context.Context, t *testing.T, c faultCommand, before *faultScript, what string, set func(*faultScript) (stop func())) {
+	t.Helper()
+	s := before.fork("case")
+	defer s.drop()
+	what = c.name + ", " + what
+	stop := set(s)
+	err := faultWatch(t, what, func() error { return c.run(ctx, s) })
+	stop()
+	if rerr := s.recovers(ctx); rerr != nil {
+		t.Errorf("%s (%v): %v", what, err, rerr)
 	}
-	t.Logf("%d deaths", cases)
+}
+
+// spoilt are the ways in which an answer of the vault can be wrong without an
+// error, or in spite of one.
+var spoilt = []struct {
+	name   string
+	kind   fault.Kind
+	action func(ops int) fault.Action
+}{
+	{"no bytes", fault.Get, func(int) fault.Action { return fault.ShortRead(0, nil) }},
+	{"ten bytes", fault.Get, func(int) fault.Action { return fault.ShortRead(10, nil) }},
+	{"an error within", fault.Get, func(int) fault.Action { return fault.ShortRead(20, fault.ErrInjected) }},
+	{"another object", fault.Get, func(int) fault.Action { return fault.WrongObject("") }},
+	{"put twice", fault.Put, func(int) fault.Action { return fault.DuplicatePut() }},
+	{"an empty list", fault.List, func(int) fault.Action { return fault.EmptyList() }},
+	{"a part of the list", fault.List, func(int) fault.Action { return fault.PartialList(1) }},
+	{"an old list", fault.List, func(n int) fault.Action { return fault.StaleList(n / 2) }},
+}
+
+// TestFaultSpoilt spoils each answer of the vault once.
+func TestFaultSpoilt(t *testing.T) {
+	total, cases := 0, 0
+	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, _ int, ops []fault.Record) {
+		type spoil struct{ n, how int }
+		var all []spoil
+		for _, op := range ops {
+			for how := range spoilt {
+				if spoilt[how].kind == op.Kind {
+					all = append(all, spoil{op.N, how})
+				}
+			}
+		}
+		total += len(all)
+		for _, i := range faultSample(len(all), 8) {
+			cases++
+			n, how := all[i].n, spoilt[all[i].how]
+			faultCase(ctx, t, c, before, fmt.Sprintf("%s: %s", ops[n].Op, how.name), func(s *faultScript) (stop func()) {
+				s.w.wrap = func(b backend.Backend) backend.Backend { return fault.New(b, fault.At(n, false, how.action(n))) }
+				return func() { s.w.wrap = nil }
+			})
+		}
+	})
+	t.Logf("%d spoilt answers of %d", cases, total)
 }

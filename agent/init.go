@@ -96,7 +96,10 @@ func adopt(ctx context.Context, b backend.Backend, passphrase string) (id key.Va
 	if err != nil {
 		return id, sec, err
 	}
-	sec, _, err = unlockWith(ctx, b, c, passphrase)
+	sec, _, err = unlockWith(ctx, b, c, passphrase, func(sec key.Secrets, slot vault.Slot) error {
+		_, err := vault.Open(ctx, b, sec.Root, &slot, vault.Options{})
+		return err
+	})
 	return c.Vault, sec, err
 }
 

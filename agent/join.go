@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/agent/source"
@@ -48,7 +49,7 @@ func (j *job) backupSource(ctx context.Context, src *sourceJob) error {
 		if errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
-		j.fail(src, cause(err).Error())
+		j.fail(src, strings.TrimPrefix(cause(err).Error(), "open source "+src.path+": "))
 		return nil
 	}
 	defer tree.Close()
@@ -150,7 +151,7 @@ func (w *walk) finish(ctx context.Context) error {
 		return err
 	}
 	w.src.done = true
-	if w.src.has && !w.src.base.Partial && w.src.gone*2 > w.src.base.Source.Files && !slices.Contains(w.j.o.AcceptSources, w.src.path) {
+	if w.src.has && w.src.gone*2 > w.src.base.Source.Files && !slices.Contains(w.j.o.AcceptSources, w.src.path) {
 		w.j.touchStatus(w.src, log.StatusSuspect)
 		w.j.warn(w.src.path, fmt.Sprintf("%d of %d files are gone since the last point: this point counts as suspect", w.src.gone, w.src.base.Source.Files))
 	}
@@ -186,7 +187,7 @@ func (w *walk) passBase(ctx context.Context, before func(*baseEntry) bool) error
 		if b == nil || !before(b) {
 			return nil
 		}
-		if err := w.missed(b); err != nil {
+		if err := w.missed(ctx, b); err != nil {
 			return err
 		}
 		w.base.advance()
@@ -195,9 +196,9 @@ func (w *walk) passBase(ctx context.Context, before func(*baseEntry) bool) error
 
 // missed handles an entry of the base that the walk did not meet: it is gone,
 // unless a folder above it could not be listed. Failure is not deletion.
-func (w *walk) missed(b *baseEntry) error {
+func (w *walk) missed(ctx context.Context, b *baseEntry) error {
 	if w.hasUnread && manifest.Below(b.key, w.unread) && (w.after == nil || bytes.Compare(b.key, w.after) > 0) {
-		return w.keepStale(b)
+		return w.keepStale(ctx, b)
 	}
 	if b.entry.Kind == manifest.KindFile && !b.fresh {
 		w.src.gone++
@@ -214,8 +215,14 @@ func (w *walk) gone(b *baseEntry) error {
 }
 
 // keepStale keeps what the base has of an entry that cannot be read now.
-func (w *walk) keepStale(b *baseEntry) error {
+func (w *walk) keepStale(ctx context.Context, b *baseEntry) error {
 	if b.entry.Kind == 0 { // only begun by a killed job
+		return w.gone(b)
+	}
+	if ok, err := w.j.rescue(ctx, &b.entry); err != nil {
+		return err
+	} else if !ok {
+		w.j.warn(w.src.full(b.key), lostText)
 		return w.gone(b)
 	}
 	w.count(b.entry.Kind)
@@ -260,7 +267,7 @@ func (w *walk) item(ctx context.Context, it *source.Item) error {
 			return nil
 		}
 		defer w.base.advance()
-		return w.keepStale(b)
+		return w.keepStale(ctx, b)
 	case source.Vanished:
 		w.j.info(w.src.full(it.Key), "vanished")
 		return nil // the base's entry, if any, is then missed

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,14 +55,7 @@ func (s *Session) RecoveryKey(ctx context.Context, passphrase string) (key.Recov
 
 // authorize opens a slot that the log names.
 func (s *Session) authorize(ctx context.Context, secret string) (key.Secrets, vault.Slot, error) {
-	sec, slot, err := unlockWith(ctx, s.backend, s.vault.Config, secret)
-	if err != nil {
-		return sec, slot, err
-	}
-	if !s.vault.Names(slot) {
-		return sec, slot, fmt.Errorf("%w: this passphrase or key was taken out of use", key.ErrWrongKey)
-	}
-	return sec, slot, nil
+	return unlockWith(ctx, s.backend, s.vault.Config, secret, func(_ key.Secrets, slot vault.Slot) error { return s.named(slot) })
 }
 
 // AddPassphrase adds a slot with a new passphrase.
@@ -112,13 +106,20 @@ func (s *Session) changeKeys(ctx context.Context, c KeyChange, remove func(vault
 		return nil, err
 	}
 	var removed []log.SlotID
+	var refused error
 	admin := ed25519.NewKeyFromSeed(sec.AdminSeed[:])
 	_, err = s.vault.Log.Append(ctx, admin, func(st *log.State) (log.Body, error) {
 		if removed = nil; remove != nil {
 			removed = remove(used, st.Slots())
 		}
+		if refused = checkSlots(st, used, 1, removed); refused != nil {
+			return nil, refused
+		}
 		return &log.KeyChange{Added: []log.Slot{slot}, Removed: removed}, nil
 	})
+	if refused != nil {
+		s.deleteSlots(ctx, []log.SlotID{slot.ID}) // no entry names it
+	}
 	if err != nil {
 		return nil, fmt.Errorf("change keys: %w", err)
 	}
@@ -139,13 +140,40 @@ func (s *Session) RemoveKey(ctx context.Context, secret, id string) error {
 	if log.SlotID(used.ID) == slot {
 		return fmt.Errorf("%w that you have shown to know; give another one's passphrase, or the recovery key", ErrLastKey)
 	}
-	_, err = s.vault.Log.Append(ctx, ed25519.NewKeyFromSeed(sec.AdminSeed[:]), func(*log.State) (log.Body, error) {
-		return &log.KeyChange{Removed: []log.SlotID{slot}}, nil
+	_, err = s.vault.Log.Append(ctx, ed25519.NewKeyFromSeed(sec.AdminSeed[:]), func(st *log.State) (log.Body, error) {
+		removed := []log.SlotID{slot}
+		if err := checkSlots(st, used, 0, removed); err != nil {
+			return nil, err
+		}
+		return &log.KeyChange{Removed: removed}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("remove key: %w", err)
 	}
 	return s.deleteSlots(ctx, []log.SlotID{slot})
+}
+
+// checkSlots tells whether a change of keys is one, as of a state of the log:
+// others may have changed them since used gave its secret. A KEYCHANGE that would
+// leave no slot, or too many, has no effect, and the slots that it was to remove
+// must then not be deleted.
+func checkSlots(st *log.State, used vault.Slot, added int, removed []log.SlotID) error {
+	left, counts := added, false
+	for _, sl := range st.Slots() {
+		counts = counts || sl.ID == log.SlotID(used.ID)
+		if !slices.Contains(removed, sl.ID) {
+			left++
+		}
+	}
+	switch {
+	case !counts:
+		return fmt.Errorf("%w: this passphrase or key was taken out of use", key.ErrWrongKey)
+	case left == 0:
+		return ErrLastKey
+	case left > log.MaxSlots:
+		return fmt.Errorf("the vault has %d keys already; remove one first", log.MaxSlots)
+	}
+	return nil
 }
 
 func (s *Session) findSlot(prefix string) (found log.SlotID, err error) {

@@ -15,10 +15,11 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
+// partBytes is after how many bytes of a large file what was read is journaled:
+// a killed job reads less than two of these again. Tests set it lower.
+var partBytes int64 = 512 << 20
+
 const (
-	// partBytes is after how many bytes of a large file what was read is
-	// journaled: a killed job reads less than two of these again.
-	partBytes = 512 << 20
 	// partExtents bounds the extents of one journal record.
 	partExtents = 4096
 	// pendingChunks is how many chunks of one file may be on their way between
@@ -86,6 +87,7 @@ func (r *reader) largeFile(t *fileTask, f *source.File) error {
 		if err == nil {
 			err = l.settle()
 		}
+		l.wait()
 		var fault *readError
 		if errors.As(err, &fault) {
 			return r.w.j.unread(t, fault.err)
@@ -178,7 +180,7 @@ func (l *largeRead) region(start, end int64) error {
 	r := l.r
 	if r.cutter == nil {
 		var err error
-		if r.cutter, err = chunk.NewCutter(r.w.j.s.vault.Config.Cut, r.w.j.s.polynomial); err != nil {
+		if r.cutter, err = chunk.NewCutter(r.w.j.s.vault.Config.Cut, r.w.j.polynomial); err != nil {
 			return err
 		}
 	}
@@ -260,6 +262,15 @@ func (l *largeRead) settle() error {
 		return nil // the entry itself will say it all
 	}
 	return l.flushPart()
+}
+
+// wait waits for the chunks on their way after an error: who closes the packs
+// when the readers are idle must not come between their claims and their records.
+func (l *largeRead) wait() {
+	for _, t := range l.queue {
+		<-t.done
+	}
+	l.queue = nil
 }
 
 // hole adds a hole, behind all chunks that are on their way.

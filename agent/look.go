@@ -278,7 +278,7 @@ func (s *Session) Cat(ctx context.Context, point, path string, w io.Writer) erro
 		return err
 	}
 	if e.Kind != manifest.KindFile {
-		return fmt.Errorf("%s is not a file but a %s", path, kindWords[e.Kind])
+		return fmt.Errorf("%w with content: %s is a %s, not a file", ErrNoPath, path, strings.Replace(kindWords[e.Kind], "dir", "folder", 1))
 	}
 	return v.copyContent(ctx, e, w)
 }

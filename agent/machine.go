@@ -33,7 +33,7 @@ func (s *Session) enrol(ctx context.Context) error {
 		return nil
 	}
 	if s.keys.Admin == nil {
-		if _, err := s.unlock(ctx, s.vault.Config); err != nil {
+		if err := s.unlock(ctx, s.vault.Config, s.named); err != nil {
 			return fmt.Errorf("enrol this machine: %w", err)
 		}
 	}

@@ -18,6 +18,9 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
 
+// sortBytes is how much of a journal is sorted in memory.
+const sortBytes = 2 << 20
+
 // overlay is what killed jobs left in the journal, sorted: it lies over the
 // base when a job compares.
 type overlay struct {
@@ -26,7 +29,7 @@ type overlay struct {
 	more bool
 }
 
-// overlayRecord is one record: the key begins with the source ID.
+// overlayRecord is one record: the key begins with the source's place in the job.
 type overlayRecord struct {
 	key   []byte
 	typ   journal.Type
@@ -43,21 +46,31 @@ func appendSorted(dst []byte, typ journal.Type, since int64, value []byte) []byt
 	return append(dst, value...)
 }
 
-func sortedKey(dst []byte, r journal.Record) []byte {
-	return append(append(dst, r.Source[:]...), r.Key...)
+func sortedKey(dst []byte, src *sourceJob, key []byte) []byte {
+	place := src.place()
+	return append(append(dst, place[:]...), key...)
 }
+
+// place orders records as the job goes through its sources.
+func (src *sourceJob) place() (p [placeBytes]byte) {
+	binary.BigEndian.PutUint32(p[:], uint32(src.n))
+	return p
+}
+
+const placeBytes = 4
 
 // loadOverlay reads the journal of a killed job, takes its packs as the job's
 // own where they still are in the vault, and sorts the rest.
 func (j *job) loadOverlay(ctx context.Context) error {
-	sorter := extsort.New(j.s.cache.SpoolDir(), 0)
-	found, err := j.readJournal(ctx, sorter, true)
+	sorter := extsort.New(j.s.cache.SpoolDir(), sortBytes)
+	found, err := j.readJournal(ctx, sorter, false)
 	if err != nil || !found {
 		sorter.Close()
 		return err
 	}
 	it, err := sorter.Sort(ctx)
 	if err != nil {
+		sorter.Close()
 		return fmt.Errorf("sort journal: %w", err)
 	}
 	j.resumed = true
@@ -65,15 +78,28 @@ func (j *job) loadOverlay(ctx context.Context) error {
 	return j.overlay.next()
 }
 
-// readJournal sorts the journal's entries, less those of voided sources. With
-// adopt it takes its packs over too.
-func (j *job) readJournal(ctx context.Context, sorter *extsort.Sorter, adopt bool) (found bool, err error) {
+// errJournalLost ends a job whose journal is not as the job wrote it. What it
+// said would be missing from the point, and nobody could tell.
+var errJournalLost = errors.New("the journal was changed while the job ran; run it again")
+
+// readJournal sorts the journal's entries, less those of voided sources and of
+// sources that the job does not have. With own it takes only what this job wrote,
+// and makes sure that it is all there: of what killed jobs wrote, this job has
+// journaled again all that it found to hold. Without own it takes their packs over.
+func (j *job) readJournal(ctx context.Context, sorter *extsort.Sorter, own bool) (found bool, err error) {
+	sources := make(map[[16]byte]*sourceJob, len(j.sources))
+	for _, src := range j.sources {
+		sources[src.id] = src
+	}
 	voided, err := j.voided()
 	if err != nil {
 		return false, err
 	}
 	r, err := journal.Open(j.s.cache.JournalPath(), j.s.vault.Ring)
 	if errors.Is(err, fs.ErrNotExist) {
+		if own {
+			return false, errJournalLost
+		}
 		return false, nil
 	}
 	if err != nil {
@@ -82,13 +108,23 @@ func (j *job) readJournal(ctx context.Context, sorter *extsort.Sorter, adopt boo
 	defer r.Close()
 	var since int64
 	var key, value []byte
+	mine := 0 // records of this job
 	for n := 0; ; n++ {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {
+			if own && mine != j.journal.Count() {
+				return false, errJournalLost
+			}
 			return found, nil
 		}
 		if err != nil {
 			return false, err
+		}
+		if mine > 0 || rec.Type == journal.Start && len(rec.Value) == startBytes && bytes.Equal(rec.Value[8:], j.id[:]) {
+			mine++
+		}
+		if own && mine == 0 {
+			continue
 		}
 		switch rec.Type {
 		case journal.Start:
@@ -96,7 +132,7 @@ func (j *job) readJournal(ctx context.Context, sorter *extsort.Sorter, adopt boo
 				since = int64(binary.LittleEndian.Uint64(rec.Value))
 			}
 		case journal.Pack:
-			if adopt {
+			if !own {
 				if err := j.adopt(ctx, rec.Value); err != nil {
 					return false, err
 				}
@@ -107,7 +143,11 @@ func (j *job) readJournal(ctx context.Context, sorter *extsort.Sorter, adopt boo
 				continue
 			}
 			found = true
-			key = sortedKey(key[:0], rec)
+			src := sources[rec.Source]
+			if src == nil {
+				continue
+			}
+			key = sortedKey(key[:0], src, rec.Key)
 			value = appendSorted(value[:0], rec.Type, since, rec.Value)
 			if err := sorter.Add(key, value); err != nil {
 				return false, fmt.Errorf("sort journal: %w", err)
@@ -149,7 +189,7 @@ func (j *job) adopt(ctx context.Context, raw []byte) error {
 	if !j.s.vault.Log.State().Usable(dir.ID) {
 		return nil
 	}
-	there, err := j.s.vault.HasPack(ctx, dir)
+	there, err := j.s.direct.HasPack(ctx, dir) // a copy in the cache proves nothing
 	if err != nil || !there {
 		return err
 	}
@@ -195,8 +235,9 @@ func (o *overlay) next() error {
 func (o *overlay) close() { o.it.Close() }
 
 // skipTo drops records before a source's.
-func (o *overlay) skipTo(id [16]byte) error {
-	for o.more && bytes.Compare(o.cur.key[:16], id[:]) < 0 {
+func (o *overlay) skipTo(src *sourceJob) error {
+	place := src.place()
+	for o.more && bytes.Compare(o.cur.key[:placeBytes], place[:]) < 0 {
 		if err := o.next(); err != nil {
 			return err
 		}
@@ -205,11 +246,11 @@ func (o *overlay) skipTo(id [16]byte) error {
 }
 
 // of tells whether the current record is of a source, and its key there.
-func (o *overlay) of(id [16]byte) ([]byte, bool) {
-	if o == nil || !o.more || !bytes.Equal(o.cur.key[:16], id[:]) {
+func (o *overlay) of(src *sourceJob) ([]byte, bool) {
+	if o == nil || !o.more || binary.BigEndian.Uint32(o.cur.key) != uint32(src.n) {
 		return nil, false
 	}
-	return o.cur.key[16:], true
+	return o.cur.key[placeBytes:], true
 }
 
 // part is a piece of a large file's content, as the journal keeps it.
@@ -272,9 +313,18 @@ type baseEntry struct {
 
 // racy tells whether the entry may have changed after it was read without its
 // times telling.
-func (b *baseEntry) racy() bool {
-	limit := racyLimit(b.since)
-	return b.entry.MTime.Compare(limit) >= 0 || b.entry.CTime.Compare(limit) >= 0
+func (b *baseEntry) racy() bool { return racy(&b.entry, b.since) }
+
+// racy is that of an entry which a job read that started at since.
+func racy(e *manifest.Entry, since int64) bool {
+	limit := racyLimit(since)
+	return e.MTime.Compare(limit) >= 0 || e.CTime.Compare(limit) >= 0
+}
+
+// racyPart is that of a file of which a part was read.
+func (r *overlayRecord) racyPart() bool {
+	p, err := decodePart(r.value)
+	return err != nil || racy(&p.stat, r.since)
 }
 
 // sameContent tells whether e has the same content and times as b's entry.

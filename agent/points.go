@@ -110,7 +110,7 @@ func (s *Session) newest(machine, source string, at time.Time) (log.PointInfo, e
 		mine = func(p log.PointInfo) bool { return p.Point.Machine == id }
 	}
 	for _, p := range slices.Backward(points) {
-		if mine(p) && matchesSource(p.Point, source) && (at.IsZero() || p.Point.Started <= at.UnixNano()) {
+		if mine(p) && matchesSource(p.Point, source) && (at.IsZero() || !time.Unix(0, p.Point.Started).After(at)) {
 			return p, nil
 		}
 	}

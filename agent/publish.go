@@ -24,9 +24,11 @@ import (
 const (
 	partialEvery = 30 * time.Minute
 	partialBytes = 32 << 30
-	// partialCheck is after how many entries of a walk the two are looked at.
-	partialCheck = 1024
 )
+
+// partialCheck is after how many entries of a walk the two are looked at. Tests
+// set it lower.
+var partialCheck = 1024
 
 // publish makes what the journal says a part of the vault: pages, index run,
 // and the log entry, in this order. Before the entry nothing of it is visible.
@@ -48,7 +50,7 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 	}
 	point := log.Point{
 		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.s.lastCommit(),
-		Started: j.started.UnixNano(), Host: j.s.host, Agent: Version, Sources: sources, Tags: tags(j.o.Tags),
+		Started: j.startOf(partial), Host: j.s.host, Agent: Version, Sources: sources, Tags: tags(j.o.Tags),
 	}
 	run, ok, err := j.writer.WriteIndex(j.s.keepCopy)
 	if err != nil {
@@ -77,6 +79,19 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 	}
 	j.writer.Indexed()
 	return entry, nil
+}
+
+// startOf is when the state that a point shows began. A PARTIAL also has what the
+// walk did not come to yet, as its base has it: that was read by an earlier job,
+// and an entry that was racy then must not pass for one that was looked at now.
+func (j *job) startOf(partial bool) int64 {
+	start := j.started.UnixNano()
+	for _, src := range j.sources {
+		if partial && src.begun && src.has && !src.done {
+			start = min(start, src.base.Point.Started)
+		}
+	}
+	return start
 }
 
 // fill sets what is known only when all is stored.
@@ -119,9 +134,9 @@ func (j *job) fence(st *log.State, sources []log.Source) error {
 // mergeSources writes each source's new manifest: its base with what the
 // journal says.
 func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, error) {
-	sorter := extsort.New(j.s.cache.SpoolDir(), 0)
+	sorter := extsort.New(j.s.cache.SpoolDir(), sortBytes)
 	defer sorter.Close()
-	if _, err := j.readJournal(ctx, sorter, false); err != nil {
+	if _, err := j.readJournal(ctx, sorter, true); err != nil {
 		return nil, err
 	}
 	it, err := sorter.Sort(ctx)
@@ -133,9 +148,7 @@ func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, err
 	if err := all.next(); err != nil {
 		return nil, err
 	}
-	byID := slices.Clone(j.sources)
-	slices.SortFunc(byID, func(a, b *sourceJob) int { return bytes.Compare(a.id[:], b.id[:]) })
-	for _, src := range byID {
+	for _, src := range j.sources {
 		if src.status == log.StatusFailed || partial && !src.begun {
 			continue
 		}
@@ -156,10 +169,10 @@ func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, err
 // mergeSource writes one manifest. An unfinished source's deletions don't
 // count: it was not walked to its end.
 func (j *job) mergeSource(ctx context.Context, src *sourceJob, all *diff, partial bool) error {
-	if err := all.skipTo(src.id); err != nil {
+	if err := all.skipTo(src); err != nil {
 		return err
 	}
-	all.source, all.keepGone = src.id, partial && !src.done
+	all.source, all.keepGone = src, partial && !src.done
 	pages := j.s.pages(j.index)
 	root, totals, err := manifest.Merge(ctx, src.baseRoot(), all, pages, j.pages(), manifest.MergeOptions{Plain: j.s.vault.Log.State().HasUntrusted()})
 	if err != nil {
@@ -173,7 +186,12 @@ func (j *job) mergeSource(ctx context.Context, src *sourceJob, all *diff, partia
 func (src *sourceJob) entry() log.Source {
 	e := log.Source{ID: src.id, Path: src.path, Status: src.status, Base: src.baseSeq(), FileSystem: src.fsid}
 	if src.status != log.StatusFailed {
-		e.Root, e.Entries, e.Files, e.Bytes = src.root, src.totals.Entries, src.files, src.totals.Bytes
+		e.Root, e.Entries, e.Files, e.Bytes = src.root, src.totals.Entries, src.files-src.lost.Load(), src.totals.Bytes
+		if src.has && !src.done {
+			// What the walk did not come to is still there. That many files are
+			// gone, or all, is judged by this number.
+			e.Files = max(e.Files, src.base.Source.Files)
+		}
 	}
 	return e
 }
@@ -181,7 +199,7 @@ func (src *sourceJob) entry() log.Source {
 // diff gives one source's records to a merge: the last of each key.
 type diff struct {
 	overlay
-	source   [16]byte
+	source   *sourceJob
 	keepGone bool
 	key, val []byte
 }
@@ -219,7 +237,7 @@ func (d *diff) Next(context.Context) (manifest.Record, error) {
 
 // maybePartial appends a PARTIAL entry when it is time.
 func (j *job) maybePartial(ctx context.Context) error {
-	if j.o.DryRun || j.s.now().Sub(j.lastPart) < j.s.env.partialEvery() && j.stats.read.Load()-j.partRead < partialBytes {
+	if j.o.DryRun || j.s.salvage || j.s.now().Sub(j.lastPart) < j.s.env.partialEvery() && j.stats.read.Load()-j.partRead < partialBytes {
 		return nil
 	}
 	if err := j.flushBatch(ctx); err != nil {
@@ -228,8 +246,14 @@ func (j *job) maybePartial(ctx context.Context) error {
 	if err := j.workers.drain(ctx); err != nil {
 		return err
 	}
-	if _, err := j.publish(ctx, true); err != nil {
+	entry, err := j.publish(ctx, true)
+	if err != nil {
 		return err
+	}
+	for _, src := range j.sources {
+		if src.begun && src.status != log.StatusFailed {
+			src.partial = entry.Seq
+		}
 	}
 	j.lastPart, j.partRead = j.s.now(), j.stats.read.Load()
 	return j.index.Refresh(ctx)

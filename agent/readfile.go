@@ -35,7 +35,7 @@ func (r *reader) small(t *fileTask) error {
 		if before.Size >= uint64(r.w.j.s.vault.Config.Cut.Min) {
 			return r.largeFile(t, f)
 		}
-		data, grown, err := r.slurp(f, int(before.Size))
+		data, err := r.slurp(f, int(before.Size))
 		if err != nil {
 			return r.w.j.unread(t, err)
 		}
@@ -43,7 +43,7 @@ func (r *reader) small(t *fileTask) error {
 		if err != nil {
 			return r.w.j.unread(t, err)
 		}
-		stable := !grown && sameFile(&after, &before) && len(data) == int(before.Size)
+		stable := sameFile(&after, &before) && len(data) == int(before.Size)
 		if !stable && try < readTries {
 			continue
 		}
@@ -51,23 +51,17 @@ func (r *reader) small(t *fileTask) error {
 	}
 }
 
-// slurp reads a file's bytes to the end of the segment, without making them
-// part of it. grown tells that there is more than size.
-func (r *reader) slurp(f *source.File, size int) (data []byte, grown bool, err error) {
-	buf := r.room(size + 1)
-	n := 0
-	for n < len(buf) {
-		m, err := f.ReadAt(buf[n:], int64(n))
-		n += m
-		if errors.Is(err, io.EOF) || err == nil && m == 0 {
-			break
-		}
-		if err != nil {
-			return nil, false, err
-		}
+// slurp reads the first size bytes of a file to the end of the segment, without
+// making them part of it. It does not look for more: a file that grew has another
+// size afterwards, and that is looked at in any case.
+func (r *reader) slurp(f *source.File, size int) ([]byte, error) {
+	buf := r.room(size)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
 	r.w.j.stats.read.Add(int64(n))
-	return buf[:min(n, size)], n > size, nil
+	return buf[:n], nil
 }
 
 func (r *reader) smallDone(t *fileTask, f *source.File, now manifest.Entry, data []byte, stable bool) error {
@@ -152,6 +146,7 @@ func (j *job) unread(t *fileTask, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESTALE):
 		j.info(path, "vanished")
+		t.src.lost.Add(1)
 		if t.old == nil {
 			return nil
 		}
@@ -164,10 +159,18 @@ func (j *job) unread(t *fileTask, err error) error {
 	j.touchStatus(t.src, log.StatusWarnings)
 	j.warn(path, cause(err).Error())
 	if t.old == nil || t.old.entry.Kind != manifest.KindFile {
+		t.src.lost.Add(1)
 		if t.old != nil {
 			return j.journalGone(t.src, t.key)
 		}
 		return nil
+	}
+	if ok, err := j.rescue(j.workers.ctx, &t.old.entry); err != nil {
+		return err
+	} else if !ok {
+		j.warn(path, lostText)
+		t.src.lost.Add(1)
+		return j.journalGone(t.src, t.key)
 	}
 	e := t.old.entry
 	e.Flags |= manifest.FlagStale

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,7 +36,9 @@ type restore struct {
 
 	restored, skipped, failed, bytes, notes atomic.Int64
 	files                                   atomic.Int64
-	total                                   manifest.Totals
+	kept                                    atomic.Int64    // bytes of files that were there already
+	total                                   manifest.Totals // zero where it is not known
+	current                                 string          // path of the walk, for reports
 	reported                                time.Time
 
 	mu    sync.Mutex // guards fatal
@@ -97,7 +100,28 @@ func (r *restore) choose(ctx context.Context, p *log.Point) ([]*log.Source, erro
 	if err := pick.resolve(ctx, r.v, sources); err != nil {
 		return nil, err
 	}
+	r.measure(ctx, sources)
 	return sources, nil
+}
+
+// measure finds how much there is to restore, for reports: a few pages tell it,
+// unless there are patterns.
+func (r *restore) measure(ctx context.Context, sources []*log.Source) {
+	if r.v.s.env.Report == nil || r.pick.include != nil || r.pick.exclude != nil {
+		return
+	}
+	var sum manifest.Totals
+	for _, src := range sources {
+		for _, start := range r.pick.starts(src) {
+			t, err := manifest.SubtreeTotals(ctx, r.v.pages, src.Root, start)
+			if err != nil || t.Bytes > math.MaxInt64-sum.Bytes {
+				return // damage is reported by the walk
+			}
+			sum.Entries += t.Entries
+			sum.Bytes += t.Bytes
+		}
+	}
+	r.total = sum
 }
 
 func (r *restore) run(ctx context.Context, sources []*log.Source) error {
@@ -227,12 +251,13 @@ func (r *restore) stopped(ctx context.Context) error {
 // report tells of progress, a few times a second.
 func (r *restore) report(path string) {
 	rep := r.v.s.env.Report
+	r.current = path
 	if rep == nil || time.Since(r.reported) < progressEvery {
 		return
 	}
 	r.reported = time.Now()
 	rep.Progress(Progress{
-		Phase: "restore", Files: r.files.Load(), Bytes: r.bytes.Load(), Current: path,
+		Phase: "restore", Files: r.files.Load(), Bytes: r.bytes.Load() + r.kept.Load(), Current: path,
 		TotalFiles: int64(r.total.Entries), TotalBytes: int64(r.total.Bytes),
 	})
 }

@@ -17,14 +17,18 @@ import (
 // make restores an entry that is not a folder: at once, or, where it has
 // content, by the window.
 func (r *restore) make(ctx context.Context, dir *target.Dir, name, path string, e *manifest.Entry) error {
-	done := func(out target.Outcome, err error) { r.outcome(path, out, err) }
-	if e.LinkKey != 0 && dir.Link(name, e, done) {
+	if e.LinkKey != 0 && dir.Linked(name, e) {
+		r.skipped.Add(1)
 		return nil
 	}
 	xattrs := r.xattrs(ctx, path, e)
 	same, err := r.there(ctx, dir, name, path, e, xattrs)
 	if same || err != nil {
 		return err
+	}
+	done := func(out target.Outcome, err error) { r.outcome(path, out, err) }
+	if e.LinkKey != 0 && dir.Link(name, e, done) {
+		return nil
 	}
 	if e.Kind != manifest.KindFile {
 		out, err := dir.Make(name, e, xattrs)
@@ -65,6 +69,7 @@ func (r *restore) there(ctx context.Context, dir *target.Dir, name, path string,
 		return true, nil
 	}
 	r.skipped.Add(1)
+	r.kept.Add(int64(e.Size))
 	return true, nil
 }
 
@@ -108,24 +113,26 @@ func (r *restore) chunkAt(x *target.Existing, off int64, ext manifest.Extent) bo
 	return r.plan.hasher.Sum(buf) == ext.ID
 }
 
-// zeroAt tells whether a range reads as zeros. A terabyte of hole is not read:
-// where the file's own holes cannot be told from zeros cheaply, sizes and times
-// that are equal have to do for what lies beyond maxZeroCheck.
+// zeroAt tells whether a range reads as zeros. Of a terabyte of hole that is a
+// hole there too, nothing is read.
 func (r *restore) zeroAt(x *target.Existing, off int64, length uint64) bool {
 	buf := r.plan.compareBuffer(len(zeros))
-	for done := uint64(0); done < min(length, maxZeroCheck); {
-		n := min(length-done, uint64(len(buf)))
-		m, err := x.ReadAt(buf[:n], off+int64(done))
-		if err != nil && !errors.Is(err, io.EOF) || m != int(n) || string(buf[:n]) != string(zeros[:n]) {
+	for end := off + int64(length); ; {
+		at, err := x.NextData(off)
+		if errors.Is(err, io.EOF) || err == nil && at >= end {
+			return true
+		}
+		if err != nil {
 			return false
 		}
-		done += n
+		n := int(min(end-at, int64(len(buf))))
+		m, err := x.ReadAt(buf[:n], at)
+		if err != nil && !errors.Is(err, io.EOF) || m != n || string(buf[:n]) != string(zeros[:n]) {
+			return false
+		}
+		off = at + int64(n)
 	}
-	return true
 }
-
-// maxZeroCheck bounds how much of one hole is compared with what is there.
-const maxZeroCheck = 256 << 20
 
 // xattrs are an entry's attributes. Where their chunk cannot be read they are
 // missing from what is restored, which is a failure to name.

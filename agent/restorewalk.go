@@ -106,12 +106,14 @@ func (w *restoreWalk) pop(n int) {
 // runFrom restores the entry at start and all below it.
 func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 	if err := w.way(ctx, start); err != nil {
-		return err
+		return w.unlessDamaged(err, start)
 	}
 	c := manifest.NewCursor(w.r.v.pages, w.src.Root)
 	c.CheckParents()
-	if err := c.Seek(ctx, start); err != nil {
-		return err
+	if len(start) > 0 { // else it stands there, and damage is for Next to meet
+		if err := c.Seek(ctx, start); err != nil {
+			return w.unlessDamaged(err, start)
+		}
 	}
 	for {
 		if err := w.r.stopped(ctx); err != nil {
@@ -122,9 +124,8 @@ func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, key.ErrDamaged):
-			if err := w.lost(c, err, start); err != nil {
-				return err
-			}
+			w.lost(err, start)
+			c.Resume()
 			continue
 		case err != nil:
 			return err
@@ -144,15 +145,20 @@ func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 	}
 }
 
-// lost goes on behind a damaged page of the manifest; what it held cannot be named.
-func (w *restoreWalk) lost(c *manifest.Cursor, err error, start []byte) error {
-	to := c.Resume()
+// unlessDamaged ends the restore of what is at start, and of nothing else, where
+// the way there is damaged.
+func (w *restoreWalk) unlessDamaged(err error, start []byte) error {
+	if !errors.Is(err, key.ErrDamaged) {
+		return err
+	}
+	w.lost(err, start)
+	return nil
+}
+
+// lost reports a damaged page of the manifest; what it held cannot be named.
+func (w *restoreWalk) lost(err error, start []byte) {
 	w.r.failed.Add(1)
 	w.r.v.s.note(Note{Failure, joined(w.src.Path, start), "a page of the list of files is damaged, and what it named is not restored: " + err.Error()})
-	if to == nil {
-		return nil
-	}
-	return nil
 }
 
 // way puts the folders above start on the stack.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/agent/home"
 	"github.com/tharsis-backup/tharsis/cache"
-	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/location"
@@ -38,9 +37,9 @@ type Session struct {
 	keys    home.Keys
 	head    home.Head // as the home knew it
 
-	remember   bool // the home had no vault: it takes this one
-	kept       bool // the keys came from the home
-	polynomial chunk.Polynomial
+	remember bool // the home had no vault: it takes this one
+	kept     bool // the keys came from the home
+	salvage  bool // a backup met damage, and goes on without what is damaged
 	// private are paths that no backup reads: the home, and a local vault.
 	private []string
 }
@@ -106,43 +105,49 @@ func (s *Session) open(ctx context.Context, known home.Vault, same bool) error {
 	if s.machine, err = s.home.Machine(s.env.Rand, s.hardware()); err != nil {
 		return err
 	}
-	var slot *vault.Slot
 	if s.keys, s.kept, err = s.home.Keys(c.Vault); err != nil {
 		return err
 	}
-	if !s.kept {
-		if slot, err = s.unlock(ctx, c); err != nil {
-			return err
-		}
+	if s.kept {
+		return s.openLog(ctx, c, nil)
 	}
-	return s.openLog(ctx, c, slot)
+	return s.unlock(ctx, c, func(slot vault.Slot) error { return s.openLog(ctx, c, &slot) })
 }
 
-// unlock asks for a secret and opens a slot with it.
-func (s *Session) unlock(ctx context.Context, c key.Config) (*vault.Slot, error) {
+// unlock asks for a secret and opens a slot with it that accept takes, which is
+// called with the keys in place.
+func (s *Session) unlock(ctx context.Context, c key.Config, accept func(vault.Slot) error) error {
 	if s.env.Secret == nil {
-		return nil, fmt.Errorf("%w: none was given", key.ErrWrongKey)
+		return fmt.Errorf("%w: none was given", key.ErrWrongKey)
 	}
 	text, err := s.env.Secret(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	sec, slot, err := unlockWith(ctx, s.backend, c, text)
-	if err != nil {
-		return nil, err
+	_, _, err = unlockWith(ctx, s.backend, c, text, func(sec key.Secrets, slot vault.Slot) error {
+		s.keys = home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}
+		return accept(slot)
+	})
+	return err
+}
+
+// named accepts a slot that the log names.
+func (s *Session) named(slot vault.Slot) error {
+	if !s.vault.Names(slot) {
+		return fmt.Errorf("%w: this passphrase or key was taken out of use", key.ErrWrongKey)
 	}
-	s.keys = home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}
-	return &slot, nil
+	return nil
 }
 
 // unlockWith opens a slot with what a user typed. What cannot be a passphrase
 // is a wrong one.
-func unlockWith(ctx context.Context, b backend.Backend, c key.Config, text string) (key.Secrets, vault.Slot, error) {
+func unlockWith(ctx context.Context, b backend.Backend, c key.Config, text string,
+	accept func(key.Secrets, vault.Slot) error) (key.Secrets, vault.Slot, error) {
 	with, err := key.ParseCredential([]byte(text))
 	if err != nil {
 		return key.Secrets{}, vault.Slot{}, fmt.Errorf("%w: %w", key.ErrWrongKey, err)
 	}
-	return vault.Unlock(ctx, b, c, with)
+	return vault.Unlock(ctx, b, c, with, accept)
 }
 
 func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (err error) {
@@ -166,9 +171,6 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 		return err
 	}
 	s.direct = s.vault.On(s.backend)
-	if s.polynomial, err = chunk.DerivePolynomial(s.vault.Ring.Chunker); err != nil {
-		return err
-	}
 	s.host = s.env.Host
 	if s.host == "" {
 		s.host, _ = os.Hostname()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -21,14 +22,17 @@ type sourceJob struct {
 	path   string
 	base   log.Base
 	has    bool // there is a base
+	anew   bool // its manifest is read, but nothing of it is taken over as it is
 	status log.Status
 
 	fsid    string
 	entries uint64
 	files   uint64
+	lost    atomic.Uint64 // of files: could not be read, and the point has nothing of them
 	gone    uint64
-	begun   bool // the walk started
-	done    bool // walked to its end
+	begun   bool   // the walk started
+	done    bool   // walked to its end
+	partial uint64 // seq of this job's last PARTIAL that has the source; 0: none
 	root    chunk.ID
 	totals  manifest.Totals
 }
@@ -36,14 +40,20 @@ type sourceJob struct {
 func (j *job) newSource(n int, path string) *sourceJob {
 	src := &sourceJob{n: n, path: path, id: sourceID(j.s.machine.ID, path), status: log.StatusComplete}
 	src.base, src.has = j.s.vault.Log.State().BaseFor(src.id)
+	src.anew = j.s.salvage
 	return src
 }
 
 func sourceID(m log.MachineID, path string) log.SourceID { return log.NewSourceID(m, path) }
 
-// baseSeq is the log entry that the base stands in.
+// baseSeq is the log entry that the base stands in: this job's own PARTIAL,
+// once there is one, which takes the place of the PARTIAL that was the base, and
+// has all of the base that this job carries over.
 func (src *sourceJob) baseSeq() uint64 {
-	if !src.has {
+	if src.partial != 0 {
+		return src.partial
+	}
+	if !src.has || src.anew {
 		return log.None
 	}
 	return src.base.Entry.Seq
@@ -51,7 +61,7 @@ func (src *sourceJob) baseSeq() uint64 {
 
 // baseRoot is the root page of the base, or zero.
 func (src *sourceJob) baseRoot() (root chunk.ID) {
-	if src.has {
+	if src.has && !src.anew {
 		root = src.base.Source.Root
 	}
 	return root
@@ -114,6 +124,11 @@ func (s *Session) sourcePaths(o BackupOptions) (paths []string, notes []Note, er
 	}
 	if len(kept) > log.MaxSources {
 		return nil, nil, fmt.Errorf("%d sources are more than the %d that a point can have", len(kept), log.MaxSources)
+	}
+	for _, p := range o.AcceptSources {
+		if !slices.Contains(kept, p) {
+			return nil, nil, fmt.Errorf("%s is to be accepted, but is no source of this backup", p)
+		}
 	}
 	return kept, notes, nil
 }

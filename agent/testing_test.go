@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -41,6 +42,13 @@ type rig struct {
 	notes *noteBook
 }
 
+// Tests need not read a terabyte to have a file in parts, nor a million
+// entries to have a PARTIAL.
+func init() {
+	partBytes = 4 << 20
+	partialCheck = 16
+}
+
 // smallCut makes large files of small ones, so that tests of chunked files are cheap.
 var smallCut = chunk.CutParams{Min: 64 << 10, Max: 256 << 10, Bits: 16}
 
@@ -55,21 +63,21 @@ func newRigCut(t testing.TB, cut chunk.CutParams) *rig {
 		t: t, dir: dir, vault: filepath.Join(quick, "vault"), home: filepath.Join(quick, "home"), src: filepath.Join(dir, "src"),
 	}
 	r.equip()
-	must(t, os.Mkdir(r.src, 0o755))
+	noErr(t, os.Mkdir(r.src, 0o755))
 	with, err := key.NewPassphrase([]byte(testPassphrase))
-	must(t, err)
+	noErr(t, err)
 	recovery, err := key.NewRecoveryKey(nil)
-	must(t, err)
+	noErr(t, err)
 	b, err := local.Create(r.vault, local.Options{})
-	must(t, err)
+	noErr(t, err)
 	defer b.Close()
 	id, sec, err := vault.Create(t.Context(), b, vault.CreateOptions{
 		Passphrase: with, Recovery: recovery, KDF: key.KDFParams{Time: 1, MemoryKiB: 64, Lanes: 1}, Cut: cut,
 	})
-	must(t, err)
+	noErr(t, err)
 	h := r.openHome()
 	defer h.Unlock()
-	must(t, rememberNew(t.Context(), b, h, r.vault, id, sec))
+	noErr(t, rememberNew(t.Context(), b, h, r.vault, id, sec))
 	return r
 }
 
@@ -107,7 +115,7 @@ func (r *rig) peer(name string) *rig {
 	return &p
 }
 
-func must(t testing.TB, err error) {
+func noErr(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -117,8 +125,8 @@ func must(t testing.TB, err error) {
 func (r *rig) openHome() *home.Home {
 	r.t.Helper()
 	h, err := home.Open(r.home)
-	must(r.t, err)
-	must(r.t, h.Lock())
+	noErr(r.t, err)
+	noErr(r.t, h.Lock())
 	return h
 }
 
@@ -198,7 +206,7 @@ func (r *rig) tryRestore(o RestoreOptions) (res RestoreResult, err error) {
 func (r *rig) temp() string {
 	r.t.Helper()
 	dir, err := os.MkdirTemp(r.dir, "out-")
-	must(r.t, err)
+	noErr(r.t, err)
 	return dir
 }
 
@@ -219,7 +227,7 @@ func same(t testing.TB, a, b string) {
 func sameBut(t testing.TB, a, b string, ignore treecmp.Aspect) {
 	t.Helper()
 	diffs, err := treecmp.Compare(a, b, treecmp.Options{Ignore: ignore | treecmp.Sockets, Max: 20})
-	must(t, err)
+	noErr(t, err)
 	for _, d := range diffs {
 		t.Errorf("restored otherwise: %s", d)
 	}
@@ -242,7 +250,7 @@ func removeAll(dir string) {
 // point finds a point in the vault's log.
 func (r *rig) point(id string) (p *log.Point) {
 	r.t.Helper()
-	must(r.t, r.session(r.t.Context(), func(s *Session) error {
+	noErr(r.t, r.session(r.t.Context(), func(s *Session) error {
 		info, err := s.vault.Log.State().PointByPrefix(id)
 		p = info.Point
 		return err
@@ -265,7 +273,7 @@ func (r *rig) root(id string) chunk.ID {
 func (r *rig) entries(id string) map[string]manifest.Entry {
 	r.t.Helper()
 	all := map[string]manifest.Entry{}
-	must(r.t, r.session(r.t.Context(), func(s *Session) error {
+	noErr(r.t, r.session(r.t.Context(), func(s *Session) error {
 		info, err := s.vault.Log.State().PointByPrefix(id)
 		if err != nil {
 			return err
@@ -302,7 +310,7 @@ func (r *rig) fullScan() string {
 // vaultBytes is the size of all objects of the vault.
 func (r *rig) vaultBytes() (n int64) {
 	r.t.Helper()
-	must(r.t, filepath.WalkDir(r.vault, func(p string, d os.DirEntry, err error) error {
+	noErr(r.t, filepath.WalkDir(r.vault, func(p string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			var fi os.FileInfo
 			if fi, err = d.Info(); err == nil {
@@ -317,18 +325,21 @@ func (r *rig) vaultBytes() (n int64) {
 // wipe removes all derived data of the home.
 func (r *rig) wipe() {
 	r.t.Helper()
-	must(r.t, os.RemoveAll(filepath.Join(r.home, "cache")))
+	noErr(r.t, os.RemoveAll(filepath.Join(r.home, "cache")))
 }
 
-// cacheFiles are the files of the cache, relative to the home.
+// cacheFiles are the files of the cache.
 func (r *rig) cacheFiles() (files []string) {
 	r.t.Helper()
-	must(r.t, filepath.WalkDir(filepath.Join(r.home, "cache"), func(p string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(r.home, "cache"), func(p string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			files = append(files, p)
 		}
 		return err
-	}))
+	})
+	if !errors.Is(err, os.ErrNotExist) {
+		noErr(r.t, err)
+	}
 	return files
 }
 
@@ -336,8 +347,8 @@ func (r *rig) cacheFiles() (files []string) {
 func (r *rig) write(name, content string) string {
 	r.t.Helper()
 	p := filepath.Join(r.src, name)
-	must(r.t, os.MkdirAll(filepath.Dir(p), 0o755))
-	must(r.t, os.WriteFile(p, []byte(content), 0o644))
+	noErr(r.t, os.MkdirAll(filepath.Dir(p), 0o755))
+	noErr(r.t, os.WriteFile(p, []byte(content), 0o644))
 	return p
 }
 
@@ -345,9 +356,13 @@ func (r *rig) write(name, content string) string {
 type noteBook struct {
 	mu   sync.Mutex
 	list []Note
+	hook func(Note) // called with each note; set between jobs
 }
 
 func (b *noteBook) Note(n Note) {
+	if b.hook != nil {
+		b.hook(n)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.list = append(b.list, n)
@@ -416,4 +431,9 @@ func noise(rng *rand.Rand, n int) string {
 		b[i] = byte(rng.Uint32())
 	}
 	return string(b)
+}
+
+// equalEntries compares two entries of manifests by their encoding.
+func equalEntries(a, b manifest.Entry) bool {
+	return string(manifest.AppendEntry(nil, &a)) == string(manifest.AppendEntry(nil, &b))
 }

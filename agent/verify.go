@@ -25,6 +25,7 @@ type verify struct {
 
 	hashes [][32]byte       // of the log entries, by seq
 	sizes  map[string]int64 // of all objects that the backend lists
+	listed int64            // the sum of sizes
 	named  map[string]bool  // objects that the log names, of those listed
 	index  *vault.Index
 	packs  map[chunk.ID]*packState
@@ -101,6 +102,7 @@ func (c *verify) list(ctx context.Context) error {
 			return fmt.Errorf("list the vault: %w", err)
 		}
 		c.sizes[info.Name] = info.Size
+		c.listed += info.Size
 	}
 	return nil
 }
@@ -253,6 +255,10 @@ func (c *verify) progress(name string) {
 	}
 	c.mu.Unlock()
 	if due {
-		rep.Progress(Progress{Phase: "verify", Files: c.objects.Load(), Bytes: c.bytes.Load(), Current: name})
+		p := Progress{Phase: "verify", Files: c.objects.Load(), Bytes: c.bytes.Load(), Current: name}
+		if c.o.ReadData && c.point == nil {
+			p.TotalFiles, p.TotalBytes = int64(len(c.sizes)), c.listed
+		}
+		rep.Progress(p)
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
+	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
@@ -32,7 +34,11 @@ func (c *verify) checkRuns(ctx context.Context) (err error) {
 	for _, id := range ids {
 		name := index.Name(id)
 		c.object(name)
-		if err := c.found(name, c.checkRun(ctx, id, name)); err != nil {
+		err := c.checkRun(ctx, id, name)
+		if c.point != nil && isFinding(err) {
+			continue // if the point needs it, it is hurt
+		}
+		if err := c.found(name, err); err != nil {
 			return err
 		}
 	}
@@ -65,8 +71,14 @@ func (c *verify) checkRun(ctx context.Context, id chunk.ID, name string) error {
 }
 
 // checkPacks checks that every pack that an index run names is there, unless it
-// was swept, and reads them all if asked to.
+// was swept, and reads them all if asked to. For one point it is about the packs
+// that the point needs.
 func (c *verify) checkPacks(ctx context.Context) error {
+	if c.point != nil {
+		if err := c.keepNeeded(ctx); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(max(runtime.GOMAXPROCS(0), 2), maxWorkers))
 	for id, p := range c.packs {
@@ -85,7 +97,7 @@ func (c *verify) checkPacks(ctx context.Context) error {
 			p.bad = true
 			c.bad(name, fmt.Errorf("%w: it has %d bytes and not %d", key.ErrDamaged, size, p.length))
 			continue
-		case !c.o.ReadData || c.point != nil:
+		case !c.o.ReadData:
 			continue
 		}
 		g.Go(func() error {
@@ -97,6 +109,52 @@ func (c *verify) checkPacks(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
+}
+
+// keepNeeded forgets the packs that the point does not need. What of its list of
+// files cannot be read is reported later.
+func (c *verify) keepNeeded(ctx context.Context) error {
+	needed := map[chunk.ID]*packState{}
+	var locs []index.Location
+	seen := map[chunk.ID]bool{}
+	w := manifest.Walker{
+		Reader: c.v.NewPages(c.index),
+		Seen: func(page chunk.ID) bool {
+			was := seen[page]
+			seen[page] = true
+			return was
+		},
+		Visit: func(ref manifest.Ref) (err error) {
+			if locs, err = c.index.Find(ctx, ref.ID, locs[:0]); err != nil && !isFinding(err) {
+				return err
+			}
+			for i := range locs {
+				if p, ok := c.packs[locs[i].Pack]; ok {
+					needed[locs[i].Pack] = p
+				}
+			}
+			return nil
+		},
+		Damaged: func(_ []byte, _ chunk.ID, err error) error {
+			if isFinding(err) {
+				return nil
+			}
+			return err
+		},
+	}
+	for _, p := range c.points() {
+		for i := range p.Point.Sources {
+			src := &p.Point.Sources[i]
+			if src.Status == log.StatusFailed {
+				continue
+			}
+			if err := w.Walk(ctx, src.Root); err != nil {
+				return fmt.Errorf("find what the point needs: %w", err)
+			}
+		}
+	}
+	c.packs = needed
+	return nil
 }
 
 // readPack reads one pack from end to end. A damaged record is noted, and the
@@ -115,7 +173,7 @@ func (c *verify) readPack(ctx context.Context, id chunk.ID, p *packState) error 
 		return err
 	}
 	defer r.Close()
-	in := bufio.NewReaderSize(r, packReadBytes)
+	in := bufio.NewReaderSize(r, int(min(p.length, packReadBytes)))
 	head := make([]byte, key.HeaderBytes)
 	if err := readFull(in, head); err != nil {
 		return err

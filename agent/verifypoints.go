@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
@@ -67,6 +68,7 @@ func (c *verify) checkPoints(ctx context.Context) error {
 // seen holds pages below which all is whole.
 func (c *verify) manifestWhole(ctx context.Context, pages *vault.Pages, root chunk.ID, seen map[chunk.ID]bool) (bool, error) {
 	fresh := map[chunk.ID]bool{}
+	var refs []manifest.Ref
 	err := manifest.Pages(ctx, pages, root, func(id chunk.ID) bool {
 		if seen[id] || fresh[id] {
 			return true
@@ -74,16 +76,15 @@ func (c *verify) manifestWhole(ctx context.Context, pages *vault.Pages, root chu
 		fresh[id] = true
 		return false
 	}, func(ref manifest.Ref) error {
-		typ := key.TypeDataPack
-		if ref.Page {
-			typ = key.TypeManifestPack
+		refs = append(refs, ref)
+		if len(refs) < refsAtOnce {
+			return nil
 		}
-		ok, err := c.available(ctx, ref.ID, typ)
-		if err == nil && !ok {
-			err = errHurt
-		}
-		return err
+		return c.checkRefs(ctx, &refs)
 	})
+	if err == nil {
+		err = c.checkRefs(ctx, &refs)
+	}
 	switch {
 	case err == nil:
 		for id := range fresh {
@@ -96,12 +97,35 @@ func (c *verify) manifestWhole(ctx context.Context, pages *vault.Pages, root chu
 	return false, err
 }
 
+// refsAtOnce is how many references are looked up together.
+const refsAtOnce = 8 << 10
+
+// checkRefs looks references up in the order of the index, so that each block of
+// it is read once, and empties the list. It returns errHurt where one is not whole.
+func (c *verify) checkRefs(ctx context.Context, refs *[]manifest.Ref) error {
+	slices.SortFunc(*refs, func(a, b manifest.Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	for _, ref := range *refs {
+		typ := key.TypeDataPack
+		if ref.Page {
+			typ = key.TypeManifestPack
+		}
+		if ok, err := c.available(ctx, ref.ID, typ); err != nil {
+			return err
+		} else if !ok {
+			return errHurt
+		}
+	}
+	*refs = (*refs)[:0]
+	return nil
+}
+
 // available tells whether some place of a chunk or page is whole.
 func (c *verify) available(ctx context.Context, id chunk.ID, typ uint8) (bool, error) {
 	locs, err := c.index.Find(ctx, id, nil)
-	if err != nil {
+	if err != nil && !isFinding(err) {
 		return false, err
 	}
+	// Where a run is damaged it is in none that can be read.
 	for _, l := range locs {
 		if l.Type == typ && c.placeWhole(&l) {
 			return true, nil

@@ -22,7 +22,7 @@ const (
 	// enough that the segments of a run of small files fall into one window,
 	// and that a pack is read in a few ranges.
 	windowBytes  = 64 << 20
-	windowPieces = 16 << 10
+	windowPieces = 4 << 10
 	// rangeBytes bounds one read of a pack; rangeGap is how much that is not
 	// needed is read rather than starting another.
 	rangeBytes = 4 << 20
@@ -38,7 +38,6 @@ type piece struct {
 	id   chunk.ID
 	size uint32
 	loc  index.Location
-	rest []index.Location // other places of the chunk
 }
 
 // window collects pieces, sorts them by where they lie in the vault, and lets
@@ -113,33 +112,9 @@ func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) er
 	return nil
 }
 
-func (w *window) add(ctx context.Context, f *restoreFile, off int64, x manifest.Extent) error {
-	locs, err := w.r.v.index.Find(ctx, x.ID, w.locs[:0])
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		f.fail(err)
-		return nil
-	}
-	w.locs = locs
-	p := piece{file: f, off: off, id: x.ID, size: uint32(x.Length)}
-	for _, l := range locs {
-		if uint64(l.Length) != x.Length || l.Type != key.TypeDataPack {
-			continue
-		}
-		if p.loc.Length == 0 {
-			p.loc = l
-		} else {
-			p.rest = append(p.rest, l)
-		}
-	}
-	if p.loc.Length == 0 {
-		f.fail(errNowhere)
-		return nil
-	}
+func (w *window) add(_ context.Context, f *restoreFile, off int64, x manifest.Extent) error {
 	f.left.Add(1)
-	w.pieces = append(w.pieces, p)
+	w.pieces = append(w.pieces, piece{file: f, off: off, id: x.ID, size: uint32(x.Length)})
 	w.bytes += int64(x.Length)
 	if w.bytes >= windowBytes || len(w.pieces) >= windowPieces {
 		return w.flush()
@@ -147,11 +122,45 @@ func (w *window) add(ctx context.Context, f *restoreFile, off int64, x manifest.
 	return nil
 }
 
+// locate finds where the pieces lie. It goes by their IDs, as the index does, so
+// that each block of it is read once. Those that are nowhere fail.
+func (w *window) locate() {
+	slices.SortFunc(w.pieces, func(a, b piece) int { return bytes.Compare(a.id[:], b.id[:]) })
+	kept := w.pieces[:0]
+	for i := range w.pieces {
+		p := w.pieces[i]
+		if i > 0 && len(kept) > 0 && kept[len(kept)-1].id == p.id && kept[len(kept)-1].size == p.size {
+			p.loc = kept[len(kept)-1].loc
+		} else if err := w.find(&p); err != nil {
+			p.file.fail(err)
+			p.file.done(1)
+			continue
+		}
+		kept = append(kept, p)
+	}
+	clear(w.pieces[len(kept):])
+	w.pieces = kept
+}
+
+func (w *window) find(p *piece) (err error) {
+	if w.locs, err = w.r.v.index.Find(w.ctx, p.id, w.locs[:0]); err != nil {
+		return err
+	}
+	for _, l := range w.locs {
+		if l.Length == p.size && l.Type == key.TypeDataPack {
+			p.loc = l
+			return nil
+		}
+	}
+	return errNowhere
+}
+
 var errNowhere = errors.New("its content is in no index of the vault: try agent verify")
 
 // flush hands the window to the workers, and waits until it is written: what
 // follows may need the room.
 func (w *window) flush() error {
+	w.locate()
 	slices.SortFunc(w.pieces, func(a, b piece) int {
 		return cmp.Or(bytes.Compare(a.loc.Pack[:], b.loc.Pack[:]), cmp.Compare(a.loc.RecordOffset, b.loc.RecordOffset), cmp.Compare(a.loc.Offset, b.loc.Offset))
 	})
@@ -164,6 +173,7 @@ func (w *window) flush() error {
 	w.pending.Wait()
 	clear(w.pieces)
 	w.pieces, w.bytes = w.pieces[:0], 0
+	w.r.report(w.r.current)
 	return w.r.stopped(w.ctx)
 }
 

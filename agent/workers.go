@@ -99,7 +99,11 @@ func (j *job) newWorkers(ctx context.Context) (*workers, error) {
 // enqueue adds a changed file to the open batch, and hands that on when it is full.
 func (j *job) enqueue(ctx context.Context, src *sourceJob, it *source.Item, b *baseEntry) error {
 	if j.o.DryRun {
-		j.count(b)
+		if b != nil && sameFile(&it.Entry, &b.entry) {
+			j.stats.unmodified.Add(1) // to be read to be sure; it hardly changed
+		} else {
+			j.count(b)
+		}
 		j.stats.read.Add(int64(it.Entry.Size))
 		return nil
 	}
@@ -200,8 +204,8 @@ type reader struct {
 	hasher  *chunk.Hasher
 	cutter  *chunk.Cutter // made when it is first used
 	pages   *pageWriter   // likewise
-	segment []byte       // content of small files that is not stored yet
-	chunks  []pack.Chunk // what is in it
+	segment []byte        // content of small files that is not stored yet
+	chunks  []pack.Chunk  // what is in it
 	raw     []byte
 	set     []byte
 }

@@ -30,6 +30,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -185,6 +186,10 @@ func (o *Objects) Retain(keep func(name string) bool) error {
 	})
 }
 
+// keepAge is after how long without a write a copy that is being made is taken
+// for a dead process's.
+const keepAge = 24 * time.Hour
+
 // Sweep removes what a killed process left in the spool. Only the holder of
 // the home's lock may call it.
 func (d *Dir) Sweep() error {
@@ -193,7 +198,7 @@ func (d *Dir) Sweep() error {
 		return fmt.Errorf("sweep cache: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "keep-") {
+		if info, err := e.Info(); strings.HasPrefix(e.Name(), "keep-") && (err != nil || time.Since(info.ModTime()) < keepAge) {
 			continue // may be a reader's that runs beside us
 		}
 		os.RemoveAll(filepath.Join(d.SpoolDir(), e.Name()))

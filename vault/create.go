@@ -59,6 +59,10 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 	} else if !errors.Is(err, ErrNone) {
 		return id, sec, err
 	}
+	left, err := leftSlots(ctx, b)
+	if err != nil {
+		return id, sec, err
+	}
 	if err := Probe(ctx, b, o.Rand); err != nil {
 		return id, sec, err
 	}
@@ -84,12 +88,37 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 	}
 	err = log.Create(ctx, b, key.NewRing(c.Vault, sec.Root), admin, g, log.Options{Now: o.Clock, Rand: o.Rand})
 	if errors.Is(err, backend.ErrExists) {
-		return id, sec, ErrExists
-	}
-	if err != nil {
+		left, err = nil, ErrExists
+		for _, s := range g.Slots {
+			left = append(left, SlotName(key.SlotID(s.ID)))
+		}
+	} else if err != nil {
 		return id, sec, fmt.Errorf("begin log: %w", err)
 	}
-	return c.Vault, sec, nil
+	// GENESIS is there, so that these slots will never count. Where one cannot be
+	// deleted, Unlock passes over it.
+	for _, name := range left {
+		b.Delete(ctx, name)
+	}
+	return c.Vault, sec, err
+}
+
+// leftSlots lists the slots that a Create left which never ended. It refuses what
+// is no such thing: a vault that lost its config or the start of its log, and
+// would be lost for good under another one.
+func leftSlots(ctx context.Context, b backend.Backend) (names []string, err error) {
+	for _, prefix := range []string{"log/", "bundle/", "index/", "packs/", slotPrefix} {
+		for info, err := range b.List(ctx, prefix) {
+			if err != nil {
+				return nil, fmt.Errorf("list what is there: %w", err)
+			}
+			if prefix != slotPrefix {
+				return nil, fmt.Errorf("%w: there are objects of a vault, as %s, but not its config, or not the start of its log", key.ErrDamaged, info.Name)
+			}
+			names = append(names, info.Name)
+		}
+	}
+	return names, nil
 }
 
 // createConfig stores a config, or takes the one of a Create that never ended.

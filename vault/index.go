@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
@@ -27,6 +28,10 @@ func (v *Vault) drop(name string) bool {
 	d, ok := v.Backend.(Dropper)
 	return ok && d.Drop(name)
 }
+
+// indexCacheBytes bounds the decoded blocks of index runs. Who looks many chunks
+// up sorts them first, so that a block is needed for several in a row.
+const indexCacheBytes = 1 << 20
 
 // IndexOptions set up OpenIndex.
 type IndexOptions struct {
@@ -55,7 +60,7 @@ type Index struct {
 
 // OpenIndex opens the index runs that are live as of the log's state.
 func (v *Vault) OpenIndex(ctx context.Context, o IndexOptions) (*Index, error) {
-	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(0), runs: map[chunk.ID]index.Member{}}
+	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(indexCacheBytes), runs: map[chunk.ID]index.Member{}}
 	return x, x.Refresh(ctx)
 }
 
@@ -63,6 +68,12 @@ func (v *Vault) OpenIndex(ctx context.Context, o IndexOptions) (*Index, error) {
 func (x *Index) Refresh(ctx context.Context) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.refresh(ctx, x.opts.Keep)
+}
+
+// refresh is Refresh for who holds x.mu. With keep it takes the runs into the
+// backend's copies.
+func (x *Index) refresh(ctx context.Context, keep bool) error {
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
@@ -71,7 +82,7 @@ func (x *Index) Refresh(ctx context.Context) error {
 		m, ok := x.runs[id]
 		if !ok {
 			var err error
-			m, err = x.open(ctx, id)
+			m, err = x.open(ctx, id, keep)
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
 				continue
@@ -91,20 +102,21 @@ func (x *Index) Refresh(ctx context.Context) error {
 }
 
 // open opens one run, from a copy where that is whole.
-func (x *Index) open(ctx context.Context, id chunk.ID) (index.Member, error) {
+func (x *Index) open(ctx context.Context, id chunk.ID, keep bool) (index.Member, error) {
 	name := index.Name(id)
 	size, err := x.size(ctx, name)
 	if err != nil {
 		return index.Member{}, err
 	}
-	if k, ok := x.v.Backend.(Keeper); ok && x.opts.Keep {
+	if k, ok := x.v.Backend.(Keeper); ok && keep {
 		if err := k.Keep(ctx, name, size); err != nil {
 			x.v.logger.Warn("keep index run", "err", err)
 		}
 	}
 	for {
 		run, err := index.OpenRun(ctx, x.v.Ring, id, index.ObjectSource(x.v.Backend, name), size, x.blocks)
-		if errors.Is(err, key.ErrDamaged) && x.v.drop(name) {
+		// Also where a header speaks of a newer agent: in a copy that may be damage.
+		if (errors.Is(err, key.ErrDamaged) || errors.Is(err, key.ErrNewer)) && x.v.drop(name) {
 			continue
 		}
 		if err != nil {
@@ -162,47 +174,108 @@ func (x *Index) filter(ctx context.Context, run *index.Run) (*index.Filter, erro
 }
 
 // Usable tells whether a chunk or page lies in a pack that a new point may
-// refer to.
+// refer to. A tolerant Index says no where a damaged run may say yes.
 func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
-	x.mu.RLock()
-	set := x.dedupe
-	x.mu.RUnlock()
-	_, ok, err := set.Lookup(ctx, id)
-	if err != nil && x.reopen(ctx, err) {
-		return x.Usable(ctx, id)
+	for {
+		x.mu.RLock()
+		set := x.dedupe
+		x.mu.RUnlock()
+		_, ok, err := set.Lookup(ctx, id)
+		if err == nil || !errors.Is(err, key.ErrDamaged) {
+			return ok, err
+		}
+		if x.reopen(ctx, set) {
+			continue
+		}
+		if !x.opts.Tolerant {
+			return false, err
+		}
+		locs, err := x.findWhole(ctx, id, nil)
+		if errors.Is(err, key.ErrDamaged) {
+			err = nil
+		}
+		usable := x.v.Log.State().Usable
+		return slices.ContainsFunc(locs, func(l index.Location) bool { return usable(l.Pack) }), err
 	}
-	return ok, err
 }
 
-// Find appends all places of a chunk or page to dst.
+// Find appends all places of a chunk or page to dst. A tolerant Index passes over
+// damaged runs, as long as another one knows a place.
 func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	x.mu.RLock()
-	set := x.reading
-	x.mu.RUnlock()
-	locs, err := set.LookupAll(ctx, id, dst)
-	if err != nil && x.reopen(ctx, err) {
-		return x.Find(ctx, id, dst)
+	for {
+		x.mu.RLock()
+		set := x.reading
+		x.mu.RUnlock()
+		locs, err := set.LookupAll(ctx, id, dst)
+		if err == nil || !errors.Is(err, key.ErrDamaged) {
+			return locs, err
+		}
+		if x.reopen(ctx, set) {
+			continue
+		}
+		if !x.opts.Tolerant {
+			return locs, err
+		}
+		return x.findWhole(ctx, id, dst)
 	}
-	return locs, err
 }
 
-// reopen drops damaged copies of runs and opens the vault's own; false where
-// there was no copy, so that the damage is the vault's.
-func (x *Index) reopen(ctx context.Context, err error) bool {
-	if !errors.Is(err, key.ErrDamaged) {
-		return false
+// findWhole looks into each run by itself. It returns an error where nothing was
+// found and something is damaged.
+func (x *Index) findWhole(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
+	had := len(dst)
+	var damage error
+	for _, r := range x.Runs() {
+		locs, err := r.Lookup(ctx, id, dst)
+		switch {
+		case err == nil:
+			dst = locs
+		case errors.Is(err, key.ErrDamaged):
+			damage = err
+		default:
+			return dst, err
+		}
 	}
+	if len(dst) > had {
+		damage = nil
+	}
+	return dst, damage
+}
+
+// reopen drops damaged copies of runs and opens the vault's own, unless that
+// was done since somebody took set. It is false where there was no copy, so that
+// the damage is the vault's.
+func (x *Index) reopen(ctx context.Context, set *index.Set) bool {
 	x.mu.Lock()
+	defer x.mu.Unlock()
+	if set != x.reading && set != x.dedupe {
+		return true
+	}
 	dropped := false
 	for id := range x.runs {
 		dropped = x.v.drop(index.Name(id)) || dropped
 	}
-	if dropped {
-		x.blocks = index.NewBlockCache(0)
-		x.runs = map[chunk.ID]index.Member{}
+	if !dropped {
+		return false
 	}
-	x.mu.Unlock()
-	return dropped && x.Refresh(ctx) == nil
+	x.blocks = index.NewBlockCache(indexCacheBytes)
+	x.runs = map[chunk.ID]index.Member{}
+	// No copies are made now: one of a run that is damaged in the vault itself
+	// would be dropped again, and so on without end.
+	return x.refresh(ctx, false) == nil
+}
+
+// MemoryBytes is about what the index holds in memory for as long as it is open.
+func (x *Index) MemoryBytes() (n int64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, m := range x.runs {
+		n += int64(m.Run.Counts().Chunks) / 256 * 8 // fences
+		if m.Filter != nil {
+			n += int64(len(m.Filter.Bytes()))
+		}
+	}
+	return n
 }
 
 // Runs are the opened runs.

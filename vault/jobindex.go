@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/index"
@@ -14,12 +15,16 @@ import (
 )
 
 // spillChunks is how many chunks of confirmed packs are held in memory before
-// they go to a run in the spool: some 10 MiB of map and directories.
-const spillChunks = 64 << 10
+// they go to a run in the spool: some 2 MiB of map and directories.
+const spillChunks = 8 << 10
 
-// spillRuns is how many spilled runs are looked up one by one before they are
-// merged into one: each costs a lookup of a new chunk a filter probe.
-const spillRuns = 16
+// spillFan is how many spilled runs of one level are merged into one of the
+// next. So each row is merged a number of times that grows with the logarithm of
+// the job, and a new chunk is looked up in few runs.
+const spillFan = 16
+
+// spillCacheBytes bounds decoded blocks of spilled runs.
+const spillCacheBytes = 1 << 20
 
 // jobIndex knows the chunks of the packs that a job has stored, in memory
 // bounded by constants but for a filter of some 1.5 bytes a chunk.
@@ -28,7 +33,7 @@ type jobIndex struct {
 	dir    string
 	mem    map[chunk.ID]struct{}
 	packs  []pack.Directory // whose chunks are in mem
-	runs   []spilled
+	levels [][]spilled      // runs by how often they were merged
 	blocks *index.BlockCache
 }
 
@@ -42,10 +47,7 @@ func newJobIndex(ring *key.Ring, dir string) *jobIndex {
 	return &jobIndex{ring: ring, dir: dir, mem: map[chunk.ID]struct{}{}, blocks: index.NewBlockCache(spillCacheBytes)}
 }
 
-// spillCacheBytes bounds decoded blocks of spilled runs.
-const spillCacheBytes = 4 << 20
-
-func (j *jobIndex) empty() bool { return len(j.packs) == 0 && len(j.runs) == 0 }
+func (j *jobIndex) empty() bool { return len(j.packs) == 0 && len(j.levels) == 0 }
 
 func (j *jobIndex) add(ctx context.Context, dir pack.Directory) error {
 	for _, r := range dir.Records {
@@ -64,16 +66,18 @@ func (j *jobIndex) has(ctx context.Context, id chunk.ID) (bool, error) {
 	if _, ok := j.mem[id]; ok {
 		return true, nil
 	}
-	for _, s := range j.runs {
-		if !s.filter.MayHave(id) {
-			continue
-		}
-		locs, err := s.run.Lookup(ctx, id, nil)
-		if err != nil {
-			return false, fmt.Errorf("look up chunk %s of this job: %w", id.Short(), err)
-		}
-		if len(locs) > 0 {
-			return true, nil
+	for _, level := range j.levels {
+		for _, s := range level {
+			if !s.filter.MayHave(id) {
+				continue
+			}
+			locs, err := s.run.Lookup(ctx, id, nil)
+			if err != nil {
+				return false, fmt.Errorf("look up chunk %s of this job: %w", id.Short(), err)
+			}
+			if len(locs) > 0 {
+				return true, nil
+			}
 		}
 	}
 	return false, nil
@@ -87,32 +91,42 @@ func (j *jobIndex) spill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("spill index: %w", err)
 	}
-	j.runs = append(j.runs, s)
 	j.mem, j.packs = map[chunk.ID]struct{}{}, nil
-	if len(j.runs) < spillRuns {
-		return nil
-	}
-	return j.mergeRuns(ctx)
+	return j.put(ctx, 0, s)
 }
 
-func (j *jobIndex) mergeRuns(ctx context.Context) error {
-	s, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
-		return index.Merge(ctx, w, j.ring, id, j.all(), nil)
+// put adds a run to a level, and merges the level when it is full.
+func (j *jobIndex) put(ctx context.Context, level int, s spilled) error {
+	if level == len(j.levels) {
+		j.levels = append(j.levels, nil)
+	}
+	j.levels[level] = append(j.levels[level], s)
+	if len(j.levels[level]) < spillFan {
+		return nil
+	}
+	merged, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
+		return index.Merge(ctx, w, j.ring, id, runsOf(j.levels[level]), nil)
 	})
 	if err != nil {
 		return fmt.Errorf("merge spilled index: %w", err)
 	}
-	j.close()
-	j.runs = []spilled{s}
-	return nil
+	closeRuns(j.levels[level])
+	j.levels[level] = nil
+	return j.put(ctx, level+1, merged)
 }
 
-func (j *jobIndex) all() []*index.Run {
-	runs := make([]*index.Run, len(j.runs))
-	for i, s := range j.runs {
+func runsOf(all []spilled) []*index.Run {
+	runs := make([]*index.Run, len(all))
+	for i, s := range all {
 		runs[i] = s.run
 	}
 	return runs
+}
+
+func closeRuns(all []spilled) {
+	for _, s := range all {
+		s.file.Close()
+	}
 }
 
 func (j *jobIndex) toRun(ctx context.Context, write func(io.Writer, chunk.ID) (int64, error)) (spilled, error) {
@@ -145,7 +159,7 @@ func (j *jobIndex) toRun(ctx context.Context, write func(io.Writer, chunk.ID) (i
 // writeTo writes the run of all packs to w, and forgets them: from now on the
 // vault's own index knows them.
 func (j *jobIndex) writeTo(ctx context.Context, w io.Writer, id chunk.ID) (size int64, err error) {
-	if len(j.runs) == 0 {
+	if len(j.levels) == 0 {
 		size, err = index.Write(w, j.ring, id, j.packs)
 		return size, err
 	}
@@ -154,12 +168,12 @@ func (j *jobIndex) writeTo(ctx context.Context, w io.Writer, id chunk.ID) (size 
 			return 0, err
 		}
 	}
-	return index.Merge(ctx, w, j.ring, id, j.all(), nil)
+	return index.Merge(ctx, w, j.ring, id, runsOf(slices.Concat(j.levels...)), nil)
 }
 
 func (j *jobIndex) close() {
-	for _, s := range j.runs {
-		s.file.Close()
+	for _, level := range j.levels {
+		closeRuns(level)
 	}
-	j.runs = nil
+	j.levels = nil
 }

@@ -44,6 +44,9 @@ const (
 	slotPrefix = "keys/"
 	// maxSmallObject bounds config and slots, which have fixed lengths below it.
 	maxSmallObject = 4 << 10
+	// maxListedSlots bounds the slots that are tried: those that the log names, and
+	// those that killed jobs left. Each costs a key derivation.
+	maxListedSlots = 8 * log.MaxSlots
 )
 
 // Vault is an opened vault. It may be used by several goroutines.
@@ -104,21 +107,28 @@ func Slots(ctx context.Context, b backend.Backend) (slots []Slot, err error) {
 			continue
 		}
 		slots = append(slots, Slot{s, raw})
-		if len(slots) > log.MaxSlots {
-			return nil, fmt.Errorf("%w: more than %d key slots", key.ErrDamaged, log.MaxSlots)
+		if len(slots) > maxListedSlots {
+			return nil, fmt.Errorf("%w: more than %d key slots", key.ErrDamaged, maxListedSlots)
 		}
 	}
 	return slots, nil
 }
 
 // Unlock opens a slot of the vault with a passphrase or a recovery key. It
-// returns key.ErrWrongKey where none opens. Open then checks that the log names
-// the slot.
-func Unlock(ctx context.Context, b backend.Backend, c key.Config, with key.Credential) (key.Secrets, Slot, error) {
+// returns key.ErrWrongKey where none opens.
+//
+// That a slot opens does not make it count: a job that was killed may have left
+// one that no log entry names, under the same passphrase, even of another root
+// key. So accept is asked, by opening the log or looking into it. Where it
+// returns key.ErrWrongKey or key.ErrDamaged the other slots are tried, and its
+// first error is returned if none is accepted.
+func Unlock(ctx context.Context, b backend.Backend, c key.Config, with key.Credential,
+	accept func(key.Secrets, Slot) error) (key.Secrets, Slot, error) {
 	slots, err := Slots(ctx, b)
 	if err != nil {
 		return key.Secrets{}, Slot{}, err
 	}
+	refused := key.ErrWrongKey
 	for _, s := range slots {
 		if s.Vault != c.Vault {
 			continue
@@ -127,9 +137,20 @@ func Unlock(ctx context.Context, b backend.Backend, c key.Config, with key.Crede
 		if errors.Is(err, key.ErrWrongKey) {
 			continue
 		}
-		return sec, s, err
+		if err == nil {
+			err = accept(sec, s)
+		}
+		if err == nil {
+			return sec, s, nil
+		}
+		if !errors.Is(err, key.ErrWrongKey) && !errors.Is(err, key.ErrDamaged) {
+			return key.Secrets{}, Slot{}, err
+		}
+		if refused == key.ErrWrongKey {
+			refused = err
+		}
 	}
-	return key.Secrets{}, Slot{}, key.ErrWrongKey
+	return key.Secrets{}, Slot{}, refused
 }
 
 // Options set up Open.

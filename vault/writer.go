@@ -28,6 +28,9 @@ const (
 	// open, so that the vault's operator cannot tell chunk lengths from the
 	// growth of a pack (docs/FORMAT.md §6.3).
 	openDataPacks = 2
+	// packChunks is how many chunks a pack gets at most: their IDs are in memory
+	// until it is stored. It is only reached by small files of a KiB or so.
+	packChunks = 8 << 10
 )
 
 // WriterOptions set up a [Writer].
@@ -78,6 +81,7 @@ type openPack struct {
 	spool   *os.File
 	pending int // records that are sealed but not yet appended
 	filled  bool
+	chunks  int // in appended records
 	closing bool
 }
 
@@ -199,7 +203,7 @@ func (w *Writer) AddRecord(ctx context.Context, ws *Workspace, typ uint8, plaint
 	if typ == key.TypeDataPack {
 		w.AddedData.Add(int64(len(plaintext)))
 	}
-	return w.release(p, err)
+	return w.release(p, len(chunks), err)
 }
 
 // reserve picks an open pack and a record number in it.
@@ -245,15 +249,16 @@ func (w *Writer) begin(typ uint8) (*openPack, error) {
 
 // release ends one AddRecord on a pack, and uploads the pack when that was the
 // last on a full one. It blocks while too many packs are on their way.
-func (w *Writer) release(p *openPack, err error) error {
+func (w *Writer) release(p *openPack, chunks int, err error) error {
 	w.mu.Lock()
 	p.pending--
 	p.filled = p.filled || err == nil
+	p.chunks += chunks
 	if err != nil && w.err == nil {
 		w.err = err
 	}
 	err = w.err
-	if err == nil && !p.closing && p.w.Full() {
+	if err == nil && !p.closing && (p.chunks >= packChunks || p.w.Full()) {
 		w.retire(p)
 		w.many = w.many || p.typ == key.TypeDataPack
 	}

@@ -18,7 +18,7 @@ const (
 	// maxAhead is how many bytes of entries may wait to be delivered before the
 	// readers pause: some 60,000 entries, or the names of the biggest pass and
 	// some batches of it.
-	maxAhead = 8 << 20
+	maxAhead = 2 << 20
 	// maxHeld is how many bytes may be held in all, which deep trees of big
 	// folders would exceed: then the outermost folders are forgotten, and listed
 	// again when the walk comes back to them.

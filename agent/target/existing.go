@@ -90,14 +90,7 @@ func (x *Existing) target() (string, error) {
 
 // ReadAt reads a file's content, with io.EOF at its end.
 func (x *Existing) ReadAt(p []byte, off int64) (int, error) {
-	if x.Kind != manifest.KindFile {
-		return 0, x.d.err("read", x.name, errKind)
-	}
-	if x.path { // opened for metadata before
-		x.Close()
-		x.path = false
-	}
-	if err := x.open(openReadAt); err != nil {
+	if err := x.openContent(); err != nil {
 		return 0, x.d.err("read", x.name, err)
 	}
 	n, err := pread(x.fd, p, off)
@@ -108,6 +101,30 @@ func (x *Existing) ReadAt(p []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// NextData is where a file's next data begins, at off or behind it, or io.EOF
+// where there is but a hole until its end.
+func (x *Existing) NextData(off int64) (int64, error) {
+	if err := x.openContent(); err != nil {
+		return 0, x.d.err("read", x.name, err)
+	}
+	at, err := seekData(x.fd, off)
+	if err != nil && err != io.EOF {
+		err = x.d.err("seek data", x.name, err)
+	}
+	return at, err
+}
+
+func (x *Existing) openContent() error {
+	if x.Kind != manifest.KindFile {
+		return errKind
+	}
+	if x.path { // opened for metadata before
+		x.Close()
+		x.path = false
+	}
+	return x.open(openReadAt)
 }
 
 // SetMeta sets the metadata again, as for what is restored, and lets
@@ -139,7 +156,7 @@ func (x *Existing) SetMeta(e *manifest.Entry, xattrs []manifest.Xattr) error {
 		return x.d.err(op, x.name, err)
 	}
 	if e.LinkKey != 0 {
-		x.d.r.links.add(e.LinkKey, x.d, x.name, x.fd)
+		x.d.r.links.add(e, x.d, x.name, x.fd)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (d *Dir) create(name string, e *manifest.Entry) (*File, Outcome, error) {
 	f.fd.Store(-1)
 	f.private = len(e.Xattrs) > 0 || e.XattrRef.Length > 0
 	if e.LinkKey != 0 {
-		f.group = d.r.links.begin(e.LinkKey, d)
+		f.group = d.r.links.begin(e, d)
 	}
 	d.hold()
 	return f, 0, nil

@@ -1,7 +1,9 @@
 package target
 
 import (
+	"encoding/binary"
 	"errors"
+	"hash/maphash"
 	"io/fs"
 	"strings"
 	"sync"
@@ -28,6 +30,7 @@ type links struct {
 // from being done.
 type group struct {
 	key     uint64
+	content uint64 // see contentOf
 	dir     *Dir
 	placed  bool
 	name    string // these once it is placed
@@ -45,10 +48,31 @@ type waiter struct {
 	done  func(Outcome, error)
 }
 
+// contentSeed is for contentOf, whose results live no longer than the process.
+var contentSeed = maphash.MakeSeed()
+
+// contentOf sums up the content that an entry names. A point may have a file's
+// names in different states: it changed while it was backed up, or one of them could
+// not be read and stands for an earlier time. Then they are different files.
+func contentOf(e *manifest.Entry) uint64 {
+	var h maphash.Hash
+	h.SetSeed(contentSeed)
+	b := make([]byte, 0, 64)
+	b = append(b, byte(e.Kind))
+	b = binary.LittleEndian.AppendUint64(b, e.Size)
+	h.Write(append(b, e.Table[:]...))
+	for _, x := range e.Extents {
+		h.Write(binary.LittleEndian.AppendUint64(b[:0], x.Length))
+		h.Write(x.ID[:])
+	}
+	h.WriteString(e.Target)
+	return h.Sum64()
+}
+
 // Link makes name a further name of what was restored for the first entry with
 // e's link key, by Create, Make or Existing.SetMeta. It returns false where there
-// is no such thing, or where the file system can't link it: the entry is then to
-// be restored as if it were the first. Otherwise done is called once, now or, if
+// is no such thing with e's content, or where the file system can't link it: the
+// entry is then to be restored as if it were the first. Otherwise done is called once, now or, if
 // the first is not complete yet, within its Commit or Abort, by that goroutine.
 // e is not used after Link returns.
 //
@@ -65,7 +89,7 @@ func (d *Dir) Link(name string, e *manifest.Entry, done func(Outcome, error)) bo
 	l := &d.r.links
 	l.mu.Lock()
 	g := l.groups[e.LinkKey]
-	if g == nil {
+	if g == nil || g.content != contentOf(e) {
 		l.mu.Unlock()
 		return false
 	}
@@ -93,6 +117,26 @@ func (d *Dir) Link(name string, e *manifest.Entry, done func(Outcome, error)) bo
 	}
 	d.r.note(noteLink, d, name, errAborted)
 	return false
+}
+
+// Linked tells whether name is already a name of what was restored for the first
+// entry with e's link key and content, so that nothing is to be done.
+func (d *Dir) Linked(name string, e *manifest.Entry) bool {
+	l := &d.r.links
+	l.mu.Lock()
+	g := l.groups[e.LinkKey]
+	placed := g != nil && g.placed && g.content == contentOf(e)
+	l.mu.Unlock()
+	if !placed || d.fresh || checkName(name) != nil {
+		return false
+	}
+	fd, err := d.r.acquire(d)
+	if err != nil {
+		return false
+	}
+	defer d.r.release(d)
+	st, err := statAt(fd, name)
+	return err == nil && st.dev == g.dev && st.ino == g.ino && st.kind == g.kind && st.mtime == g.mtime
 }
 
 func (d *Dir) linkNow(g *group, name string, mtime manifest.Time, done func(Outcome, error)) bool {
@@ -237,9 +281,10 @@ func (d *Dir) tryLink() bool {
 	return true
 }
 
-// begin makes key's group, for a file in d that is being restored. It returns
-// nil where another file is the first.
-func (l *links) begin(key uint64, d *Dir) *group {
+// begin makes the group of e's link key, for a file in d that is being restored. It
+// returns nil where another file is the first.
+func (l *links) begin(e *manifest.Entry, d *Dir) *group {
+	key := e.LinkKey
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.groups[key] != nil || len(l.groups) >= maxGroups {
@@ -248,18 +293,19 @@ func (l *links) begin(key uint64, d *Dir) *group {
 	if l.groups == nil {
 		l.groups = make(map[uint64]*group)
 	}
-	g := &group{key: key, dir: d}
+	g := &group{key: key, content: contentOf(e), dir: d}
 	l.groups[key] = g
 	return g
 }
 
-// add notes what was restored at once for key, if it is the first. fd has it open.
-func (l *links) add(key uint64, d *Dir, name string, fd int) {
+// add notes what was restored at once for e, if it is the first with its link key.
+// fd has it open.
+func (l *links) add(e *manifest.Entry, d *Dir, name string, fd int) {
 	st, err := statFd(fd)
 	if err != nil {
 		return // its other names become files of their own
 	}
-	if g := l.begin(key, d); g != nil {
+	if g := l.begin(e, d); g != nil {
 		l.place(g, name, st)
 	}
 }

@@ -209,3 +209,31 @@ func mountTmpfs(t testing.TB, dir, options string) {
 		}
 	})
 }
+
+// TestLinksOfTwoStates: names of one file that a point has in different states
+// are different files.
+func TestLinksOfTwoStates(t *testing.T) {
+	r := open(t, scratch(t), Options{})
+	var y tally
+	f, _, err := r.Top().Create("first", linked(1))
+	must(t, err)
+	other := fileEntry("abd")
+	other.LinkKey, other.Extents = 1, []manifest.Extent{{Length: 3, ID: [32]byte{9}}}
+	for range 2 { // before it is complete, and after
+		if r.Top().Link("other", other, y.done) || r.Top().Linked("first", other) {
+			t.Fatal("linked to other content")
+		}
+		if f == nil {
+			break
+		}
+		_, err = f.WriteAt([]byte("abc"), 0)
+		must(t, err)
+		_, err = f.Commit(nil)
+		must(t, err)
+		f = nil
+	}
+	if !r.Top().Linked("first", linked(1)) || len(y.out) != 0 {
+		t.Error("not linked to its own content")
+	}
+	finish(t, r)
+}

@@ -82,7 +82,7 @@ func (d *Dir) makeTemp(fd int, temp, name string, e *manifest.Entry, xattrs []ma
 	}
 	placed, out, err := d.place(fd, name, e.MTime, tempPlacer(temp))
 	if err == nil && out != Kept && e.LinkKey != 0 {
-		d.r.links.add(e.LinkKey, d, placed, node)
+		d.r.links.add(e, d, placed, node)
 	}
 	return out, err
 }

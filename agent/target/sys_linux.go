@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -316,6 +317,21 @@ func pread(fd int, p []byte, off int64) (int, error) {
 		done += n
 	}
 	return done, nil
+}
+
+// seekData finds the first data at or after off, or io.EOF. Where the file
+// system can't tell, all is data.
+func seekData(fd int, off int64) (int64, error) {
+	at, err := unix.Seek(fd, off, unix.SEEK_DATA)
+	switch err {
+	case nil:
+		return at, nil
+	case unix.ENXIO:
+		return 0, io.EOF
+	case unix.EINVAL, unix.EOPNOTSUPP:
+		return off, nil
+	}
+	return 0, err
 }
 
 func truncate(fd int, size int64) error {

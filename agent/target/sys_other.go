@@ -42,6 +42,7 @@ func renameOver(int, string, string) error      { return errOS }
 func linkFd(int, int, string) error             { return errOS }
 func pwrite(int, []byte, int64) (int, error)    { return 0, errOS }
 func pread(int, []byte, int64) (int, error)     { return 0, errOS }
+func seekData(int, int64) (int64, error)        { return 0, errOS }
 func truncate(int, int64) error                 { return errOS }
 func isPath(int) bool                           { return false }
 func chownFd(handle, uint32, uint32) error      { return errOS }

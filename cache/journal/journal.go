@@ -78,6 +78,7 @@ type Writer struct {
 	sealer *chunk.Sealer
 	n      uint64 // number of the next frame
 	size   int64
+	count  int // records appended
 	buf    []byte
 	box    []byte
 	err    error // sticks: a journal with a hole would lose what follows
@@ -117,6 +118,7 @@ func Create(path string, ring *key.Ring) (*Writer, error) {
 func (w *Writer) Append(records ...Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.count += len(records)
 	for _, r := range records {
 		w.buf = append(w.buf, byte(r.Type))
 		w.buf = append(w.buf, r.Source[:]...)
@@ -127,6 +129,14 @@ func (w *Writer) Append(records ...Record) error {
 		}
 	}
 	return w.err
+}
+
+// Count is how many records this Writer was given. Who reads the journal back
+// compares, since a reader takes a spoilt frame for the end.
+func (w *Writer) Count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
 }
 
 // Flush writes all records appended so far to the file.

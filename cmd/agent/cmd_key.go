@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,136 +13,153 @@ import (
 
 func (a *app) keyCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "key",
-		Short:   "Manage the vault's passphrases and its recovery key",
-		Example: "  agent key list",
+		Use:   "key",
+		Short: "Manage the vault's passphrases and its recovery key",
+		Long: `Manage what opens the vault: passphrases and a recovery key, each in a key slot.
+All but list need a passphrase or the recovery key that opens the vault now, from
+--passphrase-file, from ` + passphraseEnv + ` or asked for on a terminal: the key
+that this machine keeps is not enough.`,
+		Example: `  agent key list
+  agent key show-recovery`,
 	}
 	c.AddCommand(a.keyShowCommand(), a.keyChangeCommand(), a.keyAddCommand(), a.keyListCommand(), a.keyRemoveCommand())
-	return c
+	return family(c, missingCommand)
 }
 
 func (a *app) keyShowCommand() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use:     "show-recovery",
-		Short:   "Show the recovery key; asks for the passphrase",
-		Example: "  agent key show-recovery",
-		Args:    cobra.NoArgs,
+		Use:   "show-recovery",
+		Short: "Show the recovery key, for the passphrase",
+		Example: `  agent key show-recovery
+  agent key show-recovery --passphrase-file ~/passphrase.txt`,
+		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			secret, err := a.currentSecret(c, file)
-			if err != nil {
-				return err
-			}
-			return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
+			return a.withSecret(c.Context(), file, func(s *agent.Session, secret string) error {
 				k, err := s.RecoveryKey(c.Context(), secret)
 				if err != nil {
 					return err
 				}
 				if a.json {
-					return (&lines{w: a.std.out}).write("summary", map[string]any{"recovery_key": k.String()})
+					return a.summary(fields{"recovery_key": k.String()})
 				}
-				_, err = fmt.Fprintln(a.std.out, k)
+				_, err = fmt.Fprintln(a.out, k)
 				return err
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "passphrase-file", "", "read the passphrase from this file")
+	c.Flags().StringVar(&file, "passphrase-file", "", "read the passphrase from this `file`")
 	return c
 }
 
-// currentSecret is a passphrase or recovery key that must open the vault now,
-// whether or not the home holds its key.
-func (a *app) currentSecret(c *cobra.Command, file string) (string, error) {
+// withSecret opens the vault and asks for a passphrase or recovery key that
+// must open it now, whether or not the home holds its key.
+func (a *app) withSecret(ctx context.Context, file string, fn func(s *agent.Session, secret string) error) error {
 	if file != "" {
-		return fileSecret(file)
+		var err error
+		if a.given, err = fileSecret(file); err != nil {
+			return err
+		}
 	}
-	return a.secret(c.Context())
+	return a.with(ctx, func(s *agent.Session, _ *reporter) error {
+		secret, err := a.secret(ctx)
+		if err != nil {
+			return err
+		}
+		return fn(s, secret)
+	})
+}
+
+// keyFlags say which passphrase opens the vault now and which one is to be new.
+type keyFlags struct {
+	current, next string // files
+	generate      bool
+}
+
+func (k *keyFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&k.current, "passphrase-file", "", "read the passphrase that opens the vault now from this `file`")
+	f.StringVar(&k.next, "new-passphrase-file", "", "read the new passphrase from this `file`")
+	f.BoolVar(&k.generate, "generate-passphrase", false, "generate the new passphrase and print it once")
 }
 
 func (a *app) keyChangeCommand() *cobra.Command {
-	var current, next string
-	var generate bool
+	var k keyFlags
 	c := &cobra.Command{
 		Use:   "change-passphrase",
 		Short: "Replace the passphrase; the recovery key may stand in for a lost one",
-		Long: `Replace the passphrase. The one that opens the vault now, or the recovery key,
-comes from --passphrase-file, ` + passphraseEnv + ` or the terminal; the new one from
---new-passphrase-file, --generate-passphrase or the terminal. Nothing is encrypted
-again: whoever has both the old passphrase and an old copy of the vault can still
-open that copy.`,
-		Example: "  agent key change-passphrase --generate-passphrase",
-		Args:    cobra.NoArgs,
+		Long: `Replace the passphrase that is given. Where the recovery key is given instead,
+since the passphrase is lost, the new one replaces all passphrases. The new one
+comes from --new-passphrase-file, --generate-passphrase or the terminal.
+
+Nothing is encrypted again: whoever has both the old passphrase and an old copy
+of the vault can still open that copy.`,
+		Example: `  agent key change-passphrase
+  agent key change-passphrase --passphrase-file old.txt --new-passphrase-file new.txt`,
+		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.changeKeys(c, current, next, generate, (*agent.Session).ChangePassphrase)
+			return a.changeKeys(c, k, "the passphrase was changed", func(s *agent.Session, o agent.KeyChange) error {
+				return s.ChangePassphrase(c.Context(), o)
+			})
 		},
 	}
-	newSecretFlags(c, &current, &next, &generate)
+	k.register(c)
 	return c
 }
 
 func (a *app) keyAddCommand() *cobra.Command {
-	var current, next, label string
-	var generate bool
+	var k keyFlags
+	var label string
 	c := &cobra.Command{
 		Use:     "add",
 		Short:   "Add a second passphrase",
 		Example: "  agent key add --generate-passphrase --label 'second admin'",
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.changeKeys(c, current, next, generate, func(s *agent.Session, ctx context.Context, o agent.KeyChange) error {
+			return a.changeKeys(c, k, "the passphrase was added", func(s *agent.Session, o agent.KeyChange) error {
 				o.Label = label
-				return s.AddPassphrase(ctx, o)
+				return s.AddPassphrase(c.Context(), o)
 			})
 		},
 	}
-	newSecretFlags(c, &current, &next, &generate)
-	c.Flags().StringVar(&label, "label", "", "a word to know it by in agent key list")
+	k.register(c)
+	c.Flags().StringVar(&label, "label", "", "a `word` to know it by in agent key list")
 	return c
 }
 
-func newSecretFlags(c *cobra.Command, current, next *string, generate *bool) {
-	f := c.Flags()
-	f.StringVar(current, "passphrase-file", "", "read the passphrase that opens the vault now from this file")
-	f.StringVar(next, "new-passphrase-file", "", "read the new passphrase from this file")
-	f.BoolVar(generate, "generate-passphrase", false, "generate the new passphrase and print it once")
-	c.MarkFlagsMutuallyExclusive("new-passphrase-file", "generate-passphrase")
-}
-
-func (a *app) changeKeys(c *cobra.Command, current, next string, generate bool, change func(*agent.Session, context.Context, agent.KeyChange) error) error {
-	secret, err := a.currentSecret(c, current)
-	if err != nil {
+// changeKeys is what adding and replacing a passphrase have in common.
+func (a *app) changeKeys(c *cobra.Command, k keyFlags, done string, change func(*agent.Session, agent.KeyChange) error) error {
+	if err := onlyOne(c, "new-passphrase-file", "generate-passphrase"); err != nil {
 		return err
 	}
-	fresh, err := a.newPassphrase(next, generate)
-	if err != nil {
-		return err
-	}
-	return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
-		if err := change(s, c.Context(), agent.KeyChange{Current: secret, New: fresh}); err != nil {
+	return a.withSecret(c.Context(), k.current, func(s *agent.Session, secret string) error {
+		fresh, err := a.newPassphrase(c.Context(), k.next, k.generate, "")
+		if err != nil {
 			return err
 		}
-		switch {
-		case a.json:
-			f := map[string]any{}
-			if generate {
+		if err := change(s, agent.KeyChange{Current: secret, New: fresh, KDF: seams.kdf}); err != nil {
+			return err
+		}
+		if a.json {
+			f := fields{}
+			if k.generate {
 				f["passphrase"] = fresh
 			}
-			return (&lines{w: a.std.out}).write("summary", f)
-		case generate:
-			_, err = fmt.Fprintf(a.std.out, "passphrase: %s\n", fresh)
-		case !a.quiet:
-			_, err = fmt.Fprintln(a.std.out, "done")
+			return a.summary(f)
 		}
-		return err
+		if k.generate {
+			fmt.Fprintf(a.out, "passphrase: %s\n", fresh)
+		}
+		return a.say("%s", done)
 	})
 }
 
 func (a *app) keyListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "List the key slots",
+		Short:   "List what opens the vault",
 		Example: "  agent key list",
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
 				return a.showKeys(s.Keys())
@@ -152,39 +170,48 @@ func (a *app) keyListCommand() *cobra.Command {
 
 func (a *app) showKeys(keys []agent.KeyInfo) error {
 	if a.json {
-		l := &lines{w: a.std.out}
 		for _, k := range keys {
-			if err := l.write("key", map[string]any{"id": k.ID, "kind": k.Kind, "label": k.Label, "created": k.Created.Format(time.RFC3339)}); err != nil {
+			if err := a.out.line("key", fields{
+				"id": k.ID, "kind": k.Kind, "label": jsonText(k.Label), "created": k.Created.Format(time.RFC3339),
+			}); err != nil {
 				return err
 			}
 		}
-		return l.write("summary", map[string]any{"keys": len(keys)})
+		return a.summary(fields{"keys": len(keys)})
 	}
 	rows := [][]string{{"ID", "KIND", "CREATED", "LABEL"}}
 	for _, k := range keys {
 		rows = append(rows, []string{k.ID, k.Kind, clock(k.Created), quote(k.Label)})
 	}
-	table(a.std.out, rows)
-	return nil
+	return table(a.out, rows)
 }
 
 func (a *app) keyRemoveCommand() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use:     "remove ID",
-		Short:   "Remove a passphrase or a recovery key by its ID; never the last one",
+		Use:   "remove ID",
+		Short: "Take a passphrase or a recovery key out of use",
+		Long: `Take a passphrase or a recovery key out of use, by its ID in agent key list (or
+the first 4 or more digits of it). It needs the passphrase or recovery key of
+another one, so that nobody can lock himself out.`,
 		Example: "  agent key remove 5be2c04a",
-		Args:    exactArgs("ID"),
+		Args:    wantArgs("ID"),
 		RunE: func(c *cobra.Command, args []string) error {
-			secret, err := a.currentSecret(c, file)
-			if err != nil {
-				return err
-			}
-			return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
-				return s.RemoveKey(c.Context(), secret, args[0])
+			return a.withSecret(c.Context(), file, func(s *agent.Session, secret string) error {
+				err := s.RemoveKey(c.Context(), secret, args[0])
+				if errors.Is(err, agent.ErrLastKey) {
+					return withHint(err, "give the passphrase of another one, or the recovery key")
+				}
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.summary(fields{})
+				}
+				return a.say("the key was removed")
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "passphrase-file", "", "read a passphrase that opens the vault from this file")
+	c.Flags().StringVar(&file, "passphrase-file", "", "read a passphrase that opens the vault from this `file`")
 	return c
 }

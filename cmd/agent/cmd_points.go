@@ -1,7 +1,8 @@
 package main
 
 import (
-	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,16 +16,14 @@ func (a *app) pointsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "points",
 		Short: "List the points that can be restored",
+		Long: `List the points of all machines in the vault, oldest first. NEW is what the
+vault grew by for a point; each can be restored by itself.`,
 		Example: `  agent points
   agent points --machine laptop --source /home/ann`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if filter.Source != "" {
-				abs, err := absolute([]string{filter.Source})
-				if err != nil {
-					return err
-				}
-				filter.Source = abs[0]
+			if err := absoluteAll(&filter.Source); err != nil {
+				return err
 			}
 			return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
 				points, err := s.Points(c.Context(), filter)
@@ -35,36 +34,31 @@ func (a *app) pointsCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&filter.Machine, "machine", "", "only points of this machine: its name, or a start of its ID")
-	c.Flags().StringVar(&filter.Source, "source", "", "only points that hold this source")
+	c.Flags().StringVar(&filter.Machine, "machine", "", "only points of this machine: its `name`, or a start of its ID")
+	c.Flags().StringVar(&filter.Source, "source", "", "only points that hold the source `PATH`")
 	return c
 }
 
 func (a *app) showPoints(points []agent.PointInfo) error {
 	if a.json {
-		l := &lines{w: a.std.out}
 		for _, p := range points {
-			if err := l.write("point", pointFields(p)); err != nil {
+			if err := a.out.line("point", pointFields(p)); err != nil {
 				return err
 			}
 		}
-		return l.write("summary", map[string]any{"points": len(points)})
+		return a.summary(fields{"points": len(points)})
 	}
 	if len(points) == 0 {
-		if !a.quiet {
-			fmt.Fprintln(a.std.out, "no points yet")
-		}
-		return nil
+		return a.say("no points")
 	}
 	rows := [][]string{{"POINT", "TIME", "MACHINE", "FILES", "SIZE", "NEW", "STATUS", "SOURCES"}}
 	for _, p := range points {
 		rows = append(rows, []string{
-			p.ID.String()[:12], clock(p.Time), p.Machine, thousands(p.Files), size(p.Bytes), size(p.NewBytes),
-			statusWord(p), sourceWords(p.Sources),
+			shortPoint(p.ID.String()), clock(p.Time), quote(p.Machine), thousands(p.Files), size(p.Bytes), size(p.NewBytes),
+			statusWord(p), sourceWords(p.Sources) + tagWords(p.Tags),
 		})
 	}
-	table(a.std.out, rows)
-	return nil
+	return table(a.out, rows)
 }
 
 func statusWord(p agent.PointInfo) string {
@@ -85,12 +79,20 @@ func sourceWords(sources []agent.SourceInfo) string {
 	return strings.Join(words, ", ")
 }
 
-func pointFields(p agent.PointInfo) map[string]any {
-	sources := make([]map[string]any, len(p.Sources))
-	for i, s := range p.Sources {
-		sources[i] = map[string]any{"path": jsonPath(s.Path), "status": s.Status, "files": s.Files, "bytes": s.Bytes}
+func tagWords(tags map[string]string) string {
+	s := ""
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		s += "  [" + quote(k+"="+tags[k]) + "]"
 	}
-	return map[string]any{
+	return s
+}
+
+func pointFields(p agent.PointInfo) fields {
+	sources := make([]fields, len(p.Sources))
+	for i, s := range p.Sources {
+		sources[i] = fields{"path": jsonText(s.Path), "status": s.Status, "files": s.Files, "bytes": s.Bytes}
+	}
+	return fields{
 		"point": p.ID.String(), "time": p.Time.Format(time.RFC3339Nano), "ended": p.Ended.Format(time.RFC3339Nano),
 		"machine": p.Machine, "machine_id": p.MachineID.String(), "sources": sources, "files": p.Files, "bytes": p.Bytes,
 		"bytes_stored": p.NewBytes, "status": p.Status, "suspect": p.Suspect, "tags": p.Tags,

@@ -16,10 +16,14 @@ func (a *app) verifyCommand() *cobra.Command {
 		Short: "Check that the vault is whole",
 		Long: `Check that every object that the vault's log names is there, and that every
 file of every point can be found. With --read-data every byte of the vault is
-read and checked. It reads the vault itself, not the cache.`,
+read and checked. It reads the vault itself, not the cache, and changes nothing.
+
+What is damaged is named, with the files of the points that it hurts; then it
+exits with 1.`,
 		Example: `  agent verify
-  agent verify --read-data`,
-		Args: cobra.NoArgs,
+  agent verify --read-data
+  agent verify --read-data --point latest`,
+		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(s *agent.Session, r *reporter) error {
 				res, err := s.Verify(c.Context(), o)
@@ -27,52 +31,57 @@ read and checked. It reads the vault itself, not the cache.`,
 				if err != nil && !errors.Is(err, agent.ErrDamaged) {
 					return err
 				}
-				return errors.Join(a.showVerify(res, o), err)
+				if serr := a.showVerify(res, o); serr != nil {
+					return serr
+				}
+				return err
 			})
 		},
 	}
 	c.Flags().BoolVar(&o.ReadData, "read-data", false, "read and check every byte of the vault")
-	c.Flags().StringVar(&o.Point, "point", "", "check only what this point needs")
+	c.Flags().StringVar(&o.Point, "point", "", "check only what this `point` needs")
 	return c
 }
 
 func (a *app) showVerify(res agent.VerifyResult, o agent.VerifyOptions) error {
-	if a.json {
-		l := &lines{w: a.std.out}
-		for _, d := range res.Damage {
-			if err := l.write("damage", map[string]any{
-				"object": d.Object, "point": d.Point, "path": jsonPath(d.Path), "text": d.Text,
-			}); err != nil {
-				return err
-			}
+	for _, d := range res.Damage {
+		if err := a.showDamage(d); err != nil {
+			return err
 		}
-		return l.write("summary", map[string]any{
+	}
+	if a.json {
+		return a.summary(fields{
 			"objects": res.Objects, "bytes_read": res.Bytes, "points": res.Points, "damaged": res.Damaged,
 			"files_hurt": res.Hurt, "unnamed": res.Unnamed, "read_data": o.ReadData, "duration_s": res.Duration.Seconds(),
 		})
 	}
-	for _, d := range res.Damage {
-		if d.Object != "" {
-			fmt.Fprintf(a.std.out, "damaged: %s: %s\n", d.Object, d.Text)
-		} else {
-			fmt.Fprintf(a.std.out, "hurt: point %s: %s: %s\n", d.Point[:12], quote(d.Path), d.Text)
-		}
-	}
-	if a.quiet {
-		return nil
-	}
-	fmt.Fprintf(a.std.out, "checked %s of %s", count(res.Objects, "object"), count(res.Points, "point"))
-	if o.ReadData {
-		fmt.Fprintf(a.std.out, ", read %s", size(res.Bytes))
-	}
-	fmt.Fprintf(a.std.out, ", in %s: ", seconds(res.Duration))
-	if res.Damaged == 0 && res.Hurt == 0 {
-		fmt.Fprintln(a.std.out, "all whole")
-	} else {
-		fmt.Fprintf(a.std.out, "%s damaged or missing, %s hurt\n", count(res.Damaged, "object"), count(res.Hurt, "file"))
+	if n := res.Damaged + res.Hurt - int64(len(res.Damage)); n > 0 {
+		fmt.Fprintf(a.out, "and %s more that are not listed\n", thousands(n))
 	}
 	if res.Unnamed > 0 {
-		fmt.Fprintf(a.std.out, "%s left by interrupted jobs\n", count(res.Unnamed, "object"))
+		a.say("%s left by interrupted jobs, which do no harm", count(res.Unnamed, "object"))
 	}
-	return nil
+	read := ""
+	if o.ReadData {
+		read = ", read " + size(res.Bytes)
+	}
+	verdict := "all whole"
+	if res.Damaged > 0 || res.Hurt > 0 {
+		verdict = count(res.Damaged, "object") + " damaged or missing, " + count(res.Hurt, "file") + " hurt"
+	}
+	return a.say("checked %s of %s%s, in %s: %s", count(res.Objects, "object"), count(res.Points, "point"), read, seconds(res.Duration), verdict)
+}
+
+// showDamage is shown with --quiet too: it is what a check is for.
+func (a *app) showDamage(d agent.Damage) error {
+	var err error
+	switch {
+	case a.json:
+		err = a.out.line("damage", fields{"object": d.Object, "point": d.Point, "path": jsonText(d.Path), "text": d.Text})
+	case d.Object != "":
+		_, err = fmt.Fprintf(a.out, "damaged: %s: %s\n", quote(d.Object), plain(d.Text))
+	default:
+		_, err = fmt.Fprintf(a.out, "hurt: point %s: %s: %s\n", shortPoint(d.Point), quote(d.Path), plain(d.Text))
+	}
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"syscall"
 
 	"github.com/tharsis-backup/tharsis/agent"
@@ -26,7 +27,7 @@ const (
 
 // errPartial ends a command whose job is done but for some files; what they
 // are was said already.
-var errPartial = errors.New("done, but not everything could be read")
+var errPartial = errors.New("done, but for some files")
 
 // hintError is an error with the next step for the user.
 type hintError struct {
@@ -69,7 +70,12 @@ var outcomes = []outcome{
 	{agent.ErrNoPath, exitError, "look around with: agent ls POINT"},
 	{agent.ErrNoSources, exitError, "name the folders: agent backup-now PATH..."},
 	{agent.ErrAllFailed, exitError, "see the messages above; earlier points are as they were"},
+	{key.ErrPassphrase, exitError, "use --generate-passphrase, or choose another one"},
 	{syscall.ENOSPC, exitError, "free some space and run the command again; it goes on where it stopped"},
+	{syscall.EROFS, exitError, "the file system is read-only; choose another place"},
+	{syscall.ENOTDIR, exitError, "a file is where a folder is needed; choose another place"},
+	{fs.ErrPermission, exitError, "run it as a user who may do this, or choose another place"},
+	{fs.ErrNotExist, exitError, "check the name"},
 }
 
 // report writes err to stderr as the user sees it and returns the exit code.
@@ -84,19 +90,22 @@ func report(w io.Writer, err error) int {
 			break
 		}
 	}
+	var ours *outputError
 	var h *hintError
 	if errors.As(err, &h) {
 		hint = h.hint
 	}
-	if code == exitPartial {
+	switch {
+	case code == exitPartial:
 		return code
-	}
-	if code == exitInterrupted {
+	case errors.As(err, &ours) && errors.Is(err, syscall.EPIPE):
+		return code // whoever read our output has seen enough
+	case code == exitInterrupted:
 		err = errors.New("interrupted")
 	}
-	fmt.Fprintf(w, "agent: %v\n", err)
+	fmt.Fprintf(w, "agent: %s\n", plain(err.Error()))
 	if hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		fmt.Fprintf(w, "hint: %s\n", plain(hint))
 	}
 	return code
 }

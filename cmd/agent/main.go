@@ -17,22 +17,24 @@ import (
 	"syscall"
 )
 
-// memoryLimitBytes asks the garbage collector to stay below what we promise
-// for a whole run; it is a goal, not a bound: the bounds are the engine's own.
-const memoryLimitBytes = 160 << 20
+// memoryGoalBytes is where the garbage collector begins to work harder than
+// gcPercent says. The bounds are the engine's own; what an index needs comes on top.
+const memoryGoalBytes = 96 << 20
 
 // gcPercent trades some collector time for a smaller heap than Go's default.
-const gcPercent = 60
+const gcPercent = 50
 
-func main() {
+func main() { os.Exit(start()) }
+
+// start runs the command of the process and returns its exit code.
+func start() int {
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimitBytes)
+	debug.SetMemoryLimit(memoryGoalBytes)
 	// The first signal ends the job cleanly, a second one the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
 		stop()
 	}()
-	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
-	os.Exit(code)
+	return run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
 }

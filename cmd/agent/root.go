@@ -2,18 +2,32 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tharsis-backup/tharsis/agent"
 	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/key"
 )
+
+// homeEnv names the home where --home does not.
+const homeEnv = "THARSIS_HOME"
+
+// seams are set by this package's tests alone, in their own process.
+var seams struct {
+	kdf  key.KDFParams                         // zero: the default costs of a passphrase
+	wrap func(backend.Backend) backend.Backend // nil: the backend as it is
+}
 
 // stdio is what a command reads and writes.
 type stdio struct {
@@ -23,24 +37,41 @@ type stdio struct {
 
 // app is what all subcommands share: the global flags and the output.
 type app struct {
-	std      stdio
+	in  *os.File
+	out *output
+	err io.Writer
+
 	vault    string
 	homeDir  string
 	quiet    bool
 	json     bool
 	logLevel string
+	log      *slog.Logger
+
+	// given is the passphrase or recovery key that was given; "" where none was yet.
+	given string
 }
 
 // run is the whole command: it parses args, does the work and returns the exit code.
 func run(ctx context.Context, args []string, std stdio) int {
-	a := &app{std: std}
+	a := &app{in: std.in, out: newOutput(std.out), err: std.err, given: takeSecret()}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(std.in)
-	root.SetOut(std.out)
+	root.SetOut(a.out)
 	root.SetErr(std.err)
-	return report(std.err, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if ferr := a.out.Flush(); err == nil {
+		err = ferr
+	}
+	return report(std.err, err)
 }
+
+// The groups of commands in the help.
+const (
+	groupUse   = "use"
+	groupVault = "vault"
+)
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -49,30 +80,97 @@ func (a *app) root() *cobra.Command {
 		Long: `agent backs folders up to an encrypted vault, each time only what changed,
 and restores any point of them exactly.
 
-Exit codes: 0 ok, 1 error, 3 done but some files could not be read,
-10 no vault there, 11 busy, 12 wrong key, 130 interrupted.`,
+Exit codes: 0 done, 1 error, 3 done but for some files, 10 no vault there,
+11 another job is running, 12 wrong passphrase or recovery key, 130 interrupted.`,
 		Example: `  agent backup-now ~/documents
   agent points
   agent restore --point latest --target /tmp/back`,
+		Version:           agent.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.checkFlags(c) },
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.vault, "vault", "", "the vault: a path, file:///path, or scheme://... (default: the one that the home remembers)")
-	f.StringVar(&a.homeDir, "home", "", "folder of this machine's identity, keys and cache (env THARSIS_HOME)")
-	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors and warnings")
-	f.BoolVar(&a.json, "json", false, "write JSON lines to stdout")
-	f.StringVar(&a.logLevel, "log-level", "", "log to stderr: debug, info, warn or error")
-	root.AddCommand(
-		a.initCommand(), a.backupCommand(), a.pointsCommand(), a.lsCommand(), a.findCommand(),
-		a.diffCommand(), a.catCommand(), a.restoreCommand(), a.verifyCommand(), a.cacheCommand(),
-		a.keyCommand(), a.statusCommand(), a.versionCommand(), a.completionCommand(root),
-	)
+	f.StringVar(&a.vault, "vault", "", "the vault's `URL`: a path, file:///path, or scheme://... (default: the one that the home remembers)")
+	f.StringVar(&a.homeDir, "home", "", "the `folder` of this machine's identity, keys and cache (default: "+homeEnv+", or the system's place for it)")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but results, warnings and errors")
+	f.BoolVar(&a.json, "json", false, "write JSON lines to stdout, the last of them a summary")
+	f.StringVar(&a.logLevel, "log-level", "", "log to stderr from this `level` on: debug, info, warn or error")
+	root.AddGroup(&cobra.Group{ID: groupUse, Title: "Back up and restore:"}, &cobra.Group{ID: groupVault, Title: "Vault and machine:"})
+	add(root, groupUse, a.backupCommand(), a.pointsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.catCommand(), a.restoreCommand())
+	add(root, groupVault, a.initCommand(), a.verifyCommand(), a.keyCommand(), a.cacheCommand(), a.statusCommand())
+	add(root, "", a.versionCommand(), a.completionCommand(root))
+	root.SetHelpCommand(helpCommand(root))
+	root.SetVersionTemplate(versionLine() + "\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return withHint(err, "see: %s --help", c.CommandPath())
 	})
-	return root
+	return family(root, (*cobra.Command).Help)
+}
+
+func add(to *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, c := range commands {
+		c.GroupID = group
+		to.AddCommand(c)
+	}
+}
+
+// family makes of c a command that has only subcommands: bare is what happens
+// without one, and an unknown one is an error.
+func family(c *cobra.Command, bare func(*cobra.Command) error) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return bare(c)
+		}
+		return unknownCommand(c, args[0])
+	}
+	return c
+}
+
+func unknownCommand(c *cobra.Command, name string) error {
+	err := fmt.Errorf("unknown command %q", c.CommandPath()+" "+name)
+	c.SuggestionsMinimumDistance = 2
+	if s := c.SuggestionsFor(name); len(s) > 0 {
+		return withHint(err, "did you mean: %s %s", c.CommandPath(), s[0])
+	}
+	return withHint(err, "see: %s --help", c.CommandPath())
+}
+
+// missingCommand is what a family does that has nothing to show by itself.
+func missingCommand(c *cobra.Command) error {
+	return withHint(fmt.Errorf("which %q command was not said", c.CommandPath()), "see: %s --help", c.CommandPath())
+}
+
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(root, strings.Join(args, " "))
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
+}
+
+// checkFlags refuses global flags that can't be meant, before anything is done:
+// an empty --vault is a script's unset variable, and not the default.
+func (a *app) checkFlags(c *cobra.Command) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if err == nil && f.Value.Type() == "string" && f.Value.String() == "" {
+			err = withHint(fmt.Errorf("--%s is empty", f.Name), "give it a value, or leave it out")
+		}
+	})
+	if err != nil {
+		return err
+	}
+	a.log, err = a.logger()
+	return err
 }
 
 // logger is the log that --log-level asks for.
@@ -84,14 +182,14 @@ func (a *app) logger() (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
 		return nil, withHint(fmt.Errorf("unknown log level %q", a.logLevel), "use debug, info, warn or error")
 	}
-	return slog.New(slog.NewTextHandler(a.std.err, &slog.HandlerOptions{Level: level})), nil
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level})), nil
 }
 
 // openHome opens the home that the flags and the environment name.
 func (a *app) openHome() (*home.Home, error) {
 	dir := a.homeDir
 	if dir == "" {
-		dir = os.Getenv("THARSIS_HOME")
+		dir = os.Getenv(homeEnv)
 	}
 	if dir == "" {
 		var err error
@@ -99,16 +197,16 @@ func (a *app) openHome() (*home.Home, error) {
 			return nil, err
 		}
 	}
-	return home.Open(dir)
+	h, err := home.Open(dir)
+	return h, withHint(err, "name another folder with --home or %s", homeEnv)
 }
 
 // environment is what the engine is given, with reports going to r.
-func (a *app) environment(r agent.Reporter) (agent.Environment, error) {
-	log, err := a.logger()
-	if err != nil {
-		return agent.Environment{}, err
+func (a *app) environment(r agent.Reporter) agent.Environment {
+	return agent.Environment{
+		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap,
+		IndexMemory: func(n int64) { debug.SetMemoryLimit(memoryGoalBytes + 2*n) },
 	}
-	return agent.Environment{Log: log, Report: r, Secret: a.secret}, nil
 }
 
 // absolute makes command-line paths absolute and clean, without following symlinks.
@@ -116,7 +214,7 @@ func absolute(paths []string) ([]string, error) {
 	out := make([]string, len(paths))
 	for i, p := range paths {
 		if p == "" {
-			return nil, withHint(fmt.Errorf("an empty path was given"), "name a folder or a file")
+			return nil, withHint(errors.New("an empty path was given"), "name a folder or a file")
 		}
 		abs, err := filepath.Abs(p)
 		if err != nil {
@@ -127,15 +225,45 @@ func absolute(paths []string) ([]string, error) {
 	return out, nil
 }
 
-// exactArgs is cobra.ExactArgs with the names of what is missing.
-func exactArgs(names ...string) cobra.PositionalArgs {
+// absoluteAll makes single paths absolute in place; empty ones stay so.
+func absoluteAll(paths ...*string) error {
+	for _, p := range paths {
+		if *p == "" {
+			continue
+		}
+		abs, err := absolute([]string{*p})
+		if err != nil {
+			return err
+		}
+		*p = abs[0]
+	}
+	return nil
+}
+
+// wantArgs takes as many arguments as there are names; one in brackets may be
+// left out.
+func wantArgs(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		switch {
-		case len(args) < len(names):
-			return withHint(fmt.Errorf("%s is missing", strings.Join(names[len(args):], " and ")), "see: %s --help", c.CommandPath())
 		case len(args) > len(names):
 			return withHint(fmt.Errorf("unexpected argument %q", args[len(names)]), "see: %s --help", c.CommandPath())
+		case len(args) < len(names) && !strings.HasPrefix(names[len(args)], "["):
+			return withHint(fmt.Errorf("%s is missing", names[len(args)]), "see: %s --help", c.CommandPath())
 		}
 		return nil
 	}
+}
+
+// onlyOne refuses flags that contradict each other.
+func onlyOne(c *cobra.Command, names ...string) error {
+	var given []string
+	for _, n := range names {
+		if c.Flags().Changed(n) {
+			given = append(given, "--"+n)
+		}
+	}
+	if len(given) > 1 {
+		return withHint(fmt.Errorf("%s contradict each other", strings.Join(given, " and ")), "give only one of them")
+	}
+	return nil
 }

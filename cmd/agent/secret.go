@@ -9,10 +9,11 @@ import (
 	"os"
 
 	"golang.org/x/term"
+
+	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
-// passphraseEnv holds the passphrase, or the recovery key, for scripts. It is
-// removed from the environment as soon as it was read.
+// passphraseEnv holds the passphrase, or the recovery key, for scripts.
 const passphraseEnv = "THARSIS_PASSPHRASE"
 
 // maxSecretFile bounds a passphrase file: a passphrase has at most 1,024 bytes.
@@ -20,45 +21,94 @@ const maxSecretFile = 4 << 10
 
 var errNoSecret = errors.New("the vault's passphrase is needed")
 
-// secret is asked for the passphrase when the home holds no key.
-func (a *app) secret(context.Context) (string, error) {
-	if s, ok := envSecret(); ok {
-		return s, nil
+// takeSecret reads the secret of the environment and removes it from there, so
+// that no child process gets it.
+func takeSecret() string {
+	s := os.Getenv(passphraseEnv)
+	os.Unsetenv(passphraseEnv)
+	return s
+}
+
+// secret is asked for the passphrase when the home holds no key, and for what
+// needs it in any case.
+func (a *app) secret(ctx context.Context) (string, error) {
+	if a.given != "" {
+		return a.given, nil
 	}
-	if a.std.in == nil || !term.IsTerminal(int(a.std.in.Fd())) {
+	if !a.interactive() {
 		return "", withHint(errNoSecret, "set %s, or run this on a terminal", passphraseEnv)
 	}
-	return a.ask("passphrase or recovery key: ")
+	var err error
+	a.given, err = a.ask(ctx, "passphrase or recovery key: ")
+	return a.given, err
 }
 
-func envSecret() (string, bool) {
-	s, ok := os.LookupEnv(passphraseEnv)
-	os.Unsetenv(passphraseEnv)
-	return s, ok && s != ""
-}
+// interactive tells whether somebody can be asked.
+func (a *app) interactive() bool { return a.in != nil && term.IsTerminal(int(a.in.Fd())) }
 
-// ask reads a secret from the terminal without showing it.
-func (a *app) ask(prompt string) (string, error) {
-	fmt.Fprint(a.std.err, prompt)
-	b, err := term.ReadPassword(int(a.std.in.Fd()))
-	fmt.Fprintln(a.std.err)
+// ask reads a secret from the terminal without showing it. A Ctrl-C gives the
+// terminal back as it was.
+func (a *app) ask(ctx context.Context, prompt string) (string, error) {
+	fd := int(a.in.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("read passphrase: %w", err)
 	}
-	return string(b), nil
+	type answer struct {
+		text []byte
+		err  error
+	}
+	done := make(chan answer, 1)
+	fmt.Fprint(a.err, prompt)
+	go func() {
+		b, err := term.ReadPassword(fd)
+		done <- answer{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		term.Restore(fd, before)
+		fmt.Fprintln(a.err)
+		return "", ctx.Err()
+	case got := <-done:
+		fmt.Fprintln(a.err)
+		if got.err != nil {
+			return "", fmt.Errorf("read passphrase: %w", got.err)
+		}
+		return string(got.text), nil
+	}
 }
 
-// askTwice reads a new passphrase from the terminal.
-func (a *app) askTwice() (string, error) {
-	if a.std.in == nil || !term.IsTerminal(int(a.std.in.Fd())) {
-		return "", withHint(errors.New("a passphrase for the vault is needed"),
-			"give --generate-passphrase or --passphrase-file, or set %s", passphraseEnv)
+// newPassphrase gets the passphrase for a new key slot: a generated one, that
+// of a file, offered where it is not empty, or what is asked for.
+func (a *app) newPassphrase(ctx context.Context, file string, generate bool, offered string) (string, error) {
+	if generate {
+		return key.GeneratePassphrase(nil)
 	}
-	first, err := a.ask("new passphrase (16 characters or more): ")
+	s, err := offered, error(nil)
+	if file != "" {
+		s, err = fileSecret(file)
+	} else if s == "" {
+		s, err = a.askTwice(ctx)
+	}
 	if err != nil {
 		return "", err
 	}
-	second, err := a.ask("the same again: ")
+	if _, err := key.NewPassphrase([]byte(s)); err != nil {
+		return "", withHint(err, "use --generate-passphrase, or choose a longer one")
+	}
+	return s, nil
+}
+
+// askTwice reads a new passphrase from the terminal.
+func (a *app) askTwice(ctx context.Context) (string, error) {
+	if !a.interactive() {
+		return "", withHint(errors.New("a new passphrase is needed"), "use --generate-passphrase, give it in a file (see --help), or run this on a terminal")
+	}
+	first, err := a.ask(ctx, fmt.Sprintf("new passphrase (%d characters or more): ", key.MinPassphraseRunes))
+	if err != nil {
+		return "", err
+	}
+	second, err := a.ask(ctx, "the same again: ")
 	if err != nil {
 		return "", err
 	}
@@ -72,15 +122,15 @@ func (a *app) askTwice() (string, error) {
 func fileSecret(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("read passphrase file: %w", err)
+		return "", fmt.Errorf("read passphrase: %w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
 	if err != nil {
-		return "", fmt.Errorf("read passphrase file: %w", err)
+		return "", fmt.Errorf("read passphrase: %w", err)
 	}
 	if len(b) > maxSecretFile {
-		return "", fmt.Errorf("read passphrase file %s: longer than any passphrase", path)
+		return "", fmt.Errorf("read passphrase: %s is longer than any passphrase", path)
 	}
 	return string(bytes.TrimRight(b, "\r\n")), nil
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/tharsis-backup/tharsis/agent"
+	"github.com/tharsis-backup/tharsis/agent/home"
 )
 
 // with opens the vault for a command that only reads it, runs fn, and lets the
@@ -13,13 +15,16 @@ func (a *app) with(ctx context.Context, fn func(*agent.Session, *reporter) error
 	if err != nil {
 		return err
 	}
-	r := a.reporter()
-	defer r.done()
-	env, err := a.environment(r)
-	if err != nil {
+	return a.withHome(ctx, h, fn)
+}
+
+func (a *app) withHome(ctx context.Context, h *home.Home, fn func(*agent.Session, *reporter) error) error {
+	if err := a.wantVault(h); err != nil {
 		return err
 	}
-	s, err := agent.Open(ctx, env, h, a.vault)
+	r := a.reporter()
+	defer r.done()
+	s, err := agent.Open(ctx, a.environment(r), h, a.vault)
 	if err != nil {
 		return err
 	}
@@ -28,4 +33,13 @@ func (a *app) with(ctx context.Context, fn func(*agent.Session, *reporter) error
 		return err
 	}
 	return s.Remember(ctx)
+}
+
+// wantVault is an error where neither the home nor --vault names a vault.
+func (a *app) wantVault(h *home.Home) error {
+	if _, ok, err := h.Vault(); ok || err != nil || a.vault != "" {
+		return err
+	}
+	return withHint(fmt.Errorf("%w: the home %s has none yet", agent.ErrNoVault, h.Dir),
+		"give --vault for one that is there, or make one with: agent init --vault PLACE")
 }

@@ -16,7 +16,7 @@ import (
 // a run at least). Besides it a merge needs 4 bytes for each pack of the new run
 // and 8 for each pack of each old one, whatever the number of chunks, and the
 // fences of all.
-const mergeReadBytes = 16 << 20
+const mergeReadBytes = 4 << 20
 
 // noPack stands for a pack that is not kept.
 const noPack = ^uint32(0)

@@ -46,7 +46,8 @@ type Options struct {
 	// Cache holds the entries that this machine checked before. Nil: none.
 	Cache Cache
 	// Observe is called for every entry in order, from entry 0, once it was
-	// checked and replayed. It must not call the Log.
+	// checked and replayed; from entry 0 again where a cache proved to be of
+	// another vault. It must not call the Log.
 	Observe func(*Entry, Head)
 	// Logger gets what does not stop the work: a damaged bundle, a lost cache.
 	Logger *slog.Logger
@@ -81,13 +82,24 @@ type Log struct {
 // backend.ErrNotFound, or is ErrRollback if more was seen before.
 func Open(ctx context.Context, b backend.Backend, ring *key.Ring, opts Options) (*Log, error) {
 	l := newLog(b, ring, opts)
+	var err error
 	if opts.Cache != nil {
 		l.cache = newRecorder(ring, opts.Cache)
-		if err := l.replayCache(); err != nil {
-			return nil, err
-		}
+		err = l.replayCache()
 	}
-	if err := l.refresh(ctx); err != nil {
+	cached := l.next
+	if err == nil {
+		err = l.refresh(ctx)
+	}
+	if err != nil && l.overruled(cached, err) {
+		l = newLog(b, ring, opts)
+		l.cache = newRecorder(ring, opts.Cache)
+		if terr := opts.Cache.Truncate(0); terr != nil {
+			l.dropCache(terr)
+		}
+		err = l.refresh(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if e := opts.Expect; e != nil && l.next <= e.Seq {
@@ -97,6 +109,15 @@ func Open(ctx context.Context, b backend.Backend, ring *key.Ring, opts Options) 
 		return nil, fmt.Errorf("read log: no entry 0: %w", backend.ErrNotFound)
 	}
 	return l, nil
+}
+
+// overruled tells whether an error of Open may be the cache's alone, which then
+// holds entries of another vault that once stood in this one's place. What Expect
+// names was seen for certain; a cache that differs there, or does not reach as far,
+// is no better witness, so the vault is read without it.
+func (l *Log) overruled(cached uint64, err error) bool {
+	other := errors.Is(err, ErrForked) || errors.Is(err, ErrRollback) || errors.Is(err, key.ErrDamaged)
+	return other && l.cache != nil && l.opts.Expect != nil && cached > 0 && cached <= l.opts.Expect.Seq
 }
 
 func newLog(b backend.Backend, ring *key.Ring, opts Options) *Log {
