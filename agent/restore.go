@@ -32,7 +32,9 @@ type restore struct {
 	o    RestoreOptions
 	pick *selection
 	root *target.Root // nil in a dry run
-	plan *window
+	// incomplete: a source that is asked for failed in the point.
+	incomplete bool
+	plan       *window
 
 	restored, skipped, failed, bytes, notes atomic.Int64
 	files                                   atomic.Int64
@@ -68,7 +70,7 @@ func (s *Session) Restore(ctx context.Context, o RestoreOptions) (RestoreResult,
 		Point: p.Point.ID.String(), Status: Completed, Restored: r.restored.Load(), Skipped: r.skipped.Load(),
 		Failed: r.failed.Load(), Bytes: r.bytes.Load(), Notes: r.notes.Load(), Duration: s.now().Sub(begun),
 	}
-	if res.Failed > 0 {
+	if res.Failed > 0 || r.incomplete {
 		res.Status = CompletedWithWarnings
 	}
 	return res, err
@@ -89,7 +91,10 @@ func (r *restore) choose(ctx context.Context, p *log.Point) ([]*log.Source, erro
 			continue
 		}
 		if src.Status == log.StatusFailed {
-			r.v.s.note(Note{Warning, src.Path, "this source failed in this point; nothing to restore"})
+			if pick.holds(src.Path) {
+				r.incomplete = true
+				r.v.s.note(Note{Warning, src.Path, "this source failed in this point; nothing to restore"})
+			}
 			continue
 		}
 		sources = append(sources, src)

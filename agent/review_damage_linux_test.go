@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -93,6 +94,37 @@ func TestRestoreWithoutFailedSource(t *testing.T) {
 		res, err := r.tryRestore(RestoreOptions{Point: "latest", Target: r.temp(), Paths: c.paths})
 		if err != nil || res.Status != c.want || res.Restored == 0 {
 			t.Errorf("%v: %v, %+v: %s", c.paths, err, res, r.notes)
+		}
+	}
+}
+
+// One file of the source / is restored without what the target itself is being
+// made what / was.
+func TestRestoreOfOneFileOfRoot(t *testing.T) {
+	r := newRig(t)
+	file := r.write("x", "one")
+	o := BackupOptions{Paths: []string{"/"}, CrossMounts: true, Excludes: []string{"/*"}}
+	for _, name := range strings.Split(r.src[1:], "/") {
+		last := strings.TrimSuffix(o.Excludes[len(o.Excludes)-1], "*") + name
+		o.Excludes = append(o.Excludes, "!"+last, last+"/*")
+	}
+	o.Excludes = o.Excludes[:len(o.Excludes)-1]
+	r.backup(o)
+	for _, paths := range [][]string{{file}, nil} {
+		dir := r.temp()
+		res, err := r.tryRestore(RestoreOptions{Point: "latest", Target: dir, Paths: paths})
+		if b, rerr := os.ReadFile(filepath.Join(dir, file)); err != nil || rerr != nil || string(b) != "one" {
+			t.Fatalf("%v, %v, %+v: %s", err, rerr, res, r.notes)
+		}
+		want, err := os.Stat("/")
+		must(t, err)
+		got, err := os.Stat(dir)
+		must(t, err)
+		if same := got.Mode() == want.Mode(); same != (paths == nil) {
+			t.Errorf("%v: the target is %v, and / is %v", paths, got.Mode(), want.Mode())
+		}
+		if len(paths) > 0 && res.Restored != 1 {
+			t.Errorf("%+v", res)
 		}
 	}
 }

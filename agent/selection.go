@@ -37,6 +37,11 @@ func newSelection(o RestoreOptions) (*selection, error) {
 	return s, nil
 }
 
+// holds tells whether a source at path is asked for as a whole.
+func (s *selection) holds(path string) bool {
+	return len(s.paths) == 0 || slices.ContainsFunc(s.paths, func(p string) bool { return inside(path, p) })
+}
+
 // resolve checks that the point has every path that was asked for.
 func (s *selection) resolve(ctx context.Context, v *view, sources []*log.Source) error {
 	for _, p := range s.paths {
