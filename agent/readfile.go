@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"syscall"
 
 	"github.com/tharsis-backup/tharsis/agent/source"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -144,7 +143,7 @@ func (r *reader) linked(t *fileTask) (bool, error) {
 func (j *job) unread(t *fileTask, err error) error {
 	path := t.src.full(t.key)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESTALE):
+	case errors.Is(err, fs.ErrNotExist): // but not ESTALE, which a server gives for all it has when it starts anew
 		j.info(path, "vanished")
 		t.src.lost.Add(1)
 		if t.old == nil {

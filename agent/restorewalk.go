@@ -255,8 +255,10 @@ func (w *restoreWalk) makeFolder(parent *target.Dir, f *folder) bool {
 	path := joined(w.src.Path, f.key)
 	if f.name == "" {
 		f.dir = w.r.root.Top()
-		f.dir.Describe(e, f.xattrs)
-		w.r.restored.Add(1)
+		if !f.plain {
+			f.dir.Describe(e, f.xattrs)
+			w.r.restored.Add(1)
+		}
 		return true
 	}
 	if e.Kind != manifest.KindDir {

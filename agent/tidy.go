@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -35,6 +37,20 @@ func (s *Session) tidy(ctx context.Context) {
 	}
 	if err := s.objects.Retain(func(name string) bool { return !strings.HasPrefix(name, "index/") || live[name] }); err != nil {
 		s.log.Warn("tidy cache", "err", err)
+	}
+	s.tidyFilters(live)
+}
+
+// tidyFilters removes the filters of runs that are no longer live.
+func (s *Session) tidyFilters(live map[string]bool) {
+	filters, err := os.ReadDir(s.cache.FilterDir())
+	if err != nil {
+		s.log.Warn("tidy cache", "err", err)
+	}
+	for _, f := range filters {
+		if !live["index/"+f.Name()] {
+			os.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
+		}
 	}
 }
 
