@@ -105,10 +105,10 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 	if err := s.random(j.id[:]); err != nil {
 		return res, err
 	}
+	defer j.close(&err)
 	if err := j.open(ctx, paths); err != nil {
 		return res, err
 	}
-	defer j.close(&err)
 
 	// 2. Walk, compare, read and store what changed. Every finding goes to the journal.
 	for _, src := range j.sources {
@@ -195,7 +195,9 @@ func (j *job) close(err *error) {
 			j.s.log.Warn("store the last packs", "err", ferr)
 		}
 	}
-	j.writer.Close()
+	if j.writer != nil {
+		j.writer.Close()
+	}
 	if j.overlay != nil {
 		j.overlay.close()
 	}

@@ -34,6 +34,7 @@ type restore struct {
 	root *target.Root // nil in a dry run
 	// incomplete: a source that is asked for failed in the point.
 	incomplete bool
+	lost       error // the first damage to a list of files
 	plan       *window
 
 	restored, skipped, failed, bytes, notes atomic.Int64
@@ -66,6 +67,9 @@ func (s *Session) Restore(ctx context.Context, o RestoreOptions) (RestoreResult,
 		return RestoreResult{}, err
 	}
 	err = r.run(ctx, sources)
+	if err == nil && r.lost != nil && r.restored.Load()+r.skipped.Load() == 0 {
+		err = r.lost // nothing is left to restore
+	}
 	res := RestoreResult{
 		Point: p.Point.ID.String(), Status: Completed, Restored: r.restored.Load(), Skipped: r.skipped.Load(),
 		Failed: r.failed.Load(), Bytes: r.bytes.Load(), Notes: r.notes.Load(), Duration: s.now().Sub(begun),

@@ -158,6 +158,9 @@ func (w *restoreWalk) unlessDamaged(err error, start []byte) error {
 // lost reports a damaged page of the manifest; what it held cannot be named.
 func (w *restoreWalk) lost(err error, start []byte) {
 	w.r.failed.Add(1)
+	if w.r.lost == nil {
+		w.r.lost = err
+	}
 	w.r.v.s.note(Note{Failure, joined(w.src.Path, start), "a page of the list of files is damaged, and what it named is not restored: " + err.Error()})
 }
 

@@ -63,7 +63,7 @@ func TestCopyName(t *testing.T) {
 
 func TestErrorQuotes(t *testing.T) {
 	err := (&Error{Op: "write", Path: "/t/a\n\x1b[31m\xff", Err: errSize}).Error()
-	if strings.ContainsAny(err, "\n\x1b\xff") {
+	if strings.ContainsAny(err, "\n\x1b") || strings.Contains(err, "\xff") {
 		t.Errorf("%q has raw bytes of the name", err)
 	}
 }

@@ -182,10 +182,14 @@ func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") 
 
 // seconds rounds a duration for people.
 func seconds(d time.Duration) string {
-	if d < 10*time.Second {
-		return d.Round(100 * time.Millisecond).String()
+	unit := time.Second
+	switch {
+	case d < time.Second:
+		unit = time.Millisecond
+	case d < 10*time.Second:
+		unit = 100 * time.Millisecond
 	}
-	return d.Round(time.Second).String()
+	return d.Round(unit).String()
 }
 
 // table aligns rows in columns.

@@ -40,7 +40,7 @@ func TestCount(t *testing.T) {
 
 func TestSeconds(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0s", 1234 * time.Millisecond: "1.2s", 61500 * time.Millisecond: "1m2s", 25 * time.Hour: "25h0m0s",
+		0: "0s", 12345 * time.Microsecond: "12ms", 1234 * time.Millisecond: "1.2s", 61500 * time.Millisecond: "1m2s", 25 * time.Hour: "25h0m0s",
 	} {
 		if got := seconds(d); got != want {
 			t.Errorf("seconds(%v) = %q, want %q", d, got, want)

@@ -171,13 +171,11 @@ func TestConcurrentLookups(t *testing.T) {
 
 // TestVerifyInWindows makes Verify read the chunks several times.
 func TestVerifyInWindows(t *testing.T) {
-	rs := someRows(600)
 	id := chunk.ID{7}
 	for _, window := range []uint32{1, 100, 256, 1199, 1200, 5000} {
+		rs := someRows(600)
 		if window == 1 {
 			rs = someRows(20)
-		} else {
-			rs = someRows(600)
 		}
 		check(t, openRun(t, id, rs.seal(id), nil).verifyChunks(bg, window))
 		rs.chunks[len(rs.chunks)-1].Offset = 150
