@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -127,6 +128,27 @@ func TestFaultVerifyPoint(t *testing.T) {
 		v.b.Restore(v.whole)
 		if hurt[name] == 0 {
 			t.Errorf("%s: no point is hurt", name)
+		}
+	}
+}
+
+// TestFaultStaleList gives a check a list that is behind: what is not in it, and is
+// there, is not missing.
+func TestFaultStaleList(t *testing.T) {
+	v := newFlipVault(t, 0, true)
+	for _, action := range []fault.Action{fault.EmptyList(), fault.PartialList(3)} {
+		hits := 0
+		v.w.wrap = func(backend.Backend) backend.Backend {
+			return fault.New(held{v.b}, func(op fault.Op) fault.Action {
+				if op.Kind != fault.List || op.Name != "" || op.After {
+					return fault.Action{}
+				}
+				hits++
+				return action
+			})
+		}
+		if res, err := v.w.verify(t.Context()); err != nil || hits != 1 {
+			t.Errorf("%+v, %v, %d hits", res.Damage, err, hits)
 		}
 	}
 }

@@ -41,6 +41,7 @@ func (w *restoreWalk) run(ctx context.Context) error {
 	}
 	defer w.leaveAll()
 	for _, start := range w.r.pick.starts(w.src) {
+		w.r.pick.under = false
 		if err := w.runFrom(ctx, start); err != nil {
 			return err
 		}

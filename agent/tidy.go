@@ -35,10 +35,40 @@ func (s *Session) tidy(ctx context.Context) {
 	for _, id := range s.vault.Log.State().Runs() {
 		live[index.Name(id)] = true
 	}
-	if err := s.objects.Retain(func(name string) bool { return !strings.HasPrefix(name, "index/") || live[name] }); err != nil {
+	packs, err := s.packsToKeep(ctx)
+	if err != nil {
+		s.log.Warn("tidy cache", "err", err)
+	}
+	if err := s.objects.Retain(func(name string) bool {
+		if strings.HasPrefix(name, "index/") {
+			return live[name]
+		}
+		return packs == nil || packs[name]
+	}); err != nil {
 		s.log.Warn("tidy cache", "err", err)
 	}
 	s.tidyFilters(live)
+}
+
+// maxKeptPacks is how many manifest packs the cache keeps before it is looked
+// at which of them the next job needs: each job adds one or more.
+const maxKeptPacks = 64
+
+// packsToKeep names the manifest packs that the newest manifests of this
+// machine's sources lie in, or is nil where there are few enough to keep all.
+func (s *Session) packsToKeep(ctx context.Context) (map[string]bool, error) {
+	if n, err := s.objects.Count("packs/"); n <= maxKeptPacks || err != nil {
+		return nil, err
+	}
+	packs := map[string]bool{}
+	_, err := s.keepManifests(ctx, func(name string, _ int64) error {
+		packs[name] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return packs, nil
 }
 
 // tidyFilters removes the filters of runs that are no longer live.

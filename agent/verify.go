@@ -94,7 +94,7 @@ func (c *verify) run(ctx context.Context) error {
 }
 
 // list asks the backend what it has. That is not believed: an object is missing
-// only if it cannot be read either.
+// only if it cannot be read, or not be found again.
 func (c *verify) list(ctx context.Context) error {
 	c.sizes = map[string]int64{}
 	for info, err := range c.s.backend.List(ctx, "") {
@@ -105,6 +105,23 @@ func (c *verify) list(ctx context.Context) error {
 		c.listed += info.Size
 	}
 	return nil
+}
+
+// size is the length of an object. One that the list did not have is looked for
+// once more: a list may be behind.
+func (c *verify) size(ctx context.Context, name string) (int64, error) {
+	if size, ok := c.sizes[name]; ok {
+		return size, nil
+	}
+	for info, err := range c.s.backend.List(ctx, name) {
+		if err != nil {
+			return 0, fmt.Errorf("list the vault: %w", err)
+		}
+		if info.Name == name {
+			return info.Size, nil
+		}
+	}
+	return 0, backend.ErrNotFound
 }
 
 // readLog reads the whole log from the vault, checking the chain.

@@ -47,9 +47,9 @@ func (c *verify) checkRuns(ctx context.Context) (err error) {
 }
 
 func (c *verify) checkRun(ctx context.Context, id chunk.ID, name string) error {
-	size, ok := c.sizes[name]
-	if !ok {
-		return backend.ErrNotFound
+	size, err := c.size(ctx, name)
+	if err != nil {
+		return err
 	}
 	run, err := index.OpenRun(ctx, c.v.Ring, id, index.ObjectSource(c.s.backend, name), size, nil)
 	if err != nil {
@@ -87,12 +87,14 @@ func (c *verify) checkPacks(ctx context.Context) error {
 		}
 		name := pack.Name(id)
 		c.object(name)
-		size, ok := c.sizes[name]
+		size, err := c.size(ctx, name)
 		switch {
-		case !ok:
+		case errors.Is(err, backend.ErrNotFound):
 			p.bad = true
 			c.bad(name, backend.ErrNotFound)
 			continue
+		case err != nil:
+			return errors.Join(err, g.Wait())
 		case uint64(size) != p.length:
 			p.bad = true
 			c.bad(name, fmt.Errorf("%w: it has %d bytes and not %d", key.ErrDamaged, size, p.length))

@@ -167,6 +167,25 @@ func (o *Objects) Delete(ctx context.Context, name string) error {
 
 // Retain removes every local copy whose name keep refuses.
 func (o *Objects) Retain(keep func(name string) bool) error {
+	return o.each(func(name, path string) {
+		if !keep(name) {
+			os.Remove(path)
+		}
+	})
+}
+
+// Count counts the local copies of objects whose names begin with prefix.
+func (o *Objects) Count(prefix string) (n int, err error) {
+	err = o.each(func(name, _ string) {
+		if strings.HasPrefix(name, prefix) {
+			n++
+		}
+	})
+	return n, err
+}
+
+// each calls fn for every local copy.
+func (o *Objects) each(fn func(name, path string)) error {
 	root := filepath.Join(o.dir.path, "objects")
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -179,9 +198,7 @@ func (o *Objects) Retain(keep func(name string) bool) error {
 		if err != nil {
 			return err
 		}
-		if name := filepath.ToSlash(rel); !keep(name) {
-			os.Remove(path)
-		}
+		fn(filepath.ToSlash(rel), path)
 		return nil
 	})
 }
