@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -24,10 +27,17 @@ func hardwareID() string {
 	return fmt.Sprintf("%x", sum[:16])
 }
 
+// errOwned is returned where a vault lets one machine write, and this is another.
+var errOwned = errors.New("the vault lets only its owner machine write")
+
 // enrol makes the log know this machine, its key and its name. It needs the
-// admin key, which a passphrase opens.
+// admin key, which a passphrase opens. It is a home's first write to a vault, so
+// it first looks whether the backend keeps what it has.
 func (s *Session) enrol(ctx context.Context) error {
 	st := s.vault.Log.State()
+	if owner := s.owner(); s.vault.Config.Mode == key.ModeOwner && owner != s.machine.ID {
+		return errOwned
+	}
 	want := log.Machine{ID: s.machine.ID, Key: log.PublicOf(s.machine.Key), Name: s.host, OS: runtime.GOOS + "/" + runtime.GOARCH}
 	if m, ok := st.Machine(s.machine.ID); ok && m.Key == want.Key {
 		return nil
@@ -37,12 +47,27 @@ func (s *Session) enrol(ctx context.Context) error {
 			return fmt.Errorf("enrol this machine: %w", err)
 		}
 	}
+	random := s.env.Rand
+	if random == nil {
+		random = rand.Reader
+	}
+	if err := vault.Probe(ctx, s.backend, random); err != nil {
+		return fmt.Errorf("enrol this machine: %w", err)
+	}
 	admin := ed25519.NewKeyFromSeed(s.keys.Admin)
 	_, err := s.vault.Log.Append(ctx, admin, func(*log.State) (log.Body, error) { return &want, nil })
 	if err != nil {
 		return fmt.Errorf("enrol this machine: %w", err)
 	}
 	return nil
+}
+
+// owner is the machine that alone may write to a vault of owner mode.
+func (s *Session) owner() log.MachineID {
+	if id, ok := s.vault.Log.State().Owner(); ok {
+		return id
+	}
+	return log.MachineID(s.vault.Config.Owner)
 }
 
 // identify checks that the log's newest commit of this machine is the one that
