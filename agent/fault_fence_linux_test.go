@@ -132,6 +132,9 @@ func usesOnlyUsable(ctx context.Context, s *Session, id string) error {
 	}
 	refs := 0
 	for _, src := range p.Point.Sources {
+		if src.Base != log.None && !s.vault.Log.State().Stands(src.ID, src.Base) {
+			return fmt.Errorf("its base, entry %d, was purged", src.Base)
+		}
 		err := manifest.Pages(ctx, s.pages(x), src.Root, nil, func(ref manifest.Ref) error {
 			refs++
 			ok, err := x.Usable(ctx, ref.ID)
@@ -226,6 +229,13 @@ var fenceCases = []fenceCase{
 		}
 		f.delete(packs)
 		return s.asAdmin(ctx, t, f.w, &log.Quarantine{Packs: packs, Reason: "missing"})
+	}},
+	{"PURGE of the base alone", func(ctx context.Context, t *testing.T, f *fenceTest, s *Session) error {
+		id := s.vault.Log.State().Points()[0].Point.ID
+		if err := s.asAdmin(ctx, t, f.w, &log.Forget{Points: []log.PointID{id}}); err != nil {
+			return err
+		}
+		return s.asAdmin(ctx, t, f.w, &log.Purge{Points: []log.PointID{id}})
 	}},
 	{"PURGE of the base", func(ctx context.Context, t *testing.T, f *fenceTest, s *Session) error {
 		var ids []log.PointID

@@ -106,6 +106,79 @@ func TestFaultFull(t *testing.T) {
 	}
 }
 
+// TestFaultFullPart lets the journal alone, and the spool alone, lie on a disk that
+// is full.
+func TestFaultFullPart(t *testing.T) {
+	ctx := t.Context()
+	for _, part := range []string{"journal", "spool"} {
+		r := newFaultRig(t)
+		w := r.world("box")
+		disk := filepath.Join(r.root, "disk")
+		smallDisk(t, disk, 6<<20)
+		if err := w.init(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.edit(0)
+		if _, err := w.backup(ctx, r.src); err != nil {
+			t.Fatal(err)
+		}
+		caches, err := filepath.Glob(filepath.Join(w.home, "cache", "*"))
+		if err != nil || len(caches) != 1 {
+			t.Fatal(caches, err)
+		}
+		there := filepath.Join(caches[0], part)
+		failed := 0
+		s := &faultScript{r: r, w: w, acked: []int{0}}
+		for _, level := range []int{0, 1, 2, 3} {
+			// Where the part lies is decided anew: it may be removed after a job.
+			if part == "spool" {
+				if err := os.MkdirAll(filepath.Join(disk, part), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(os.RemoveAll(there), os.Symlink(filepath.Join(disk, part), there)); err != nil {
+				t.Fatal(err)
+			}
+			// So many small files that the journal takes several blocks.
+			tree := faultTree{}
+			for k, n := range r.states[level%3] {
+				tree[k] = n
+			}
+			for i := range 300 {
+				tree[fmt.Sprintf("small-%d-%d", level, i)] = faultNode{kind: 'f', data: fmt.Sprint(level, i), mode: 0o644, tick: 5000 + i}
+			}
+			r.states = append(r.states, tree)
+			r.keep(tree)
+			r.edit(len(r.states) - 1)
+			fill(t, disk, level<<12)
+			_, err := w.backup(ctx, r.src)
+			empty(t, disk)
+			switch {
+			case err == nil:
+				s.acked = append(s.acked, r.at)
+			case !errors.Is(err, syscall.ENOSPC):
+				t.Errorf("%s, %d blocks left: %v", part, level, err)
+			default:
+				failed++
+			}
+			if err := s.recovers(ctx); err != nil {
+				t.Fatalf("%s, %d blocks left: %v", part, level, err)
+			}
+			points, err := w.points(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for len(s.acked) < len(points) {
+				s.acked = append(s.acked, r.at)
+			}
+		}
+		if failed == 0 {
+			t.Errorf("%s: all jobs found room", part)
+		}
+		t.Logf("%s: %d jobs failed", part, failed)
+	}
+}
+
 // TestFaultFullInit makes a vault on a disk with too little room.
 func TestFaultFullInit(t *testing.T) {
 	ctx := t.Context()
