@@ -145,7 +145,7 @@ func TestFaultFullPart(t *testing.T) {
 				tree[k] = n
 			}
 			for i := range 300 {
-				tree[fmt.Sprintf("small-%d-%d", level, i)] = faultNode{kind: 'f', data: fmt.Sprint(level, i), mode: 0o644, tick: 5000 + i}
+				tree[fmt.Sprint("small-", i)] = faultNode{kind: 'f', data: fmt.Sprint(level, " of ", i), mode: 0o644, tick: 5000 + 1000*level + i}
 			}
 			r.states = append(r.states, tree)
 			r.keep(tree)
