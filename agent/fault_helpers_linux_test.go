@@ -128,6 +128,9 @@ func (n *faultNotes) Note(note Note) {
 func (n *faultNotes) Progress(Progress) {}
 
 func (n *faultNotes) text() string {
+	if n == nil {
+		return ""
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var b strings.Builder
