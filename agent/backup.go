@@ -116,14 +116,16 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 			return res, err
 		}
 	}
-	if o.DryRun {
-		return j.result(""), nil
-	}
-	if err := j.workers.drain(ctx); err != nil {
-		return res, err
+	if !o.DryRun {
+		if err := j.workers.drain(ctx); err != nil {
+			return res, err
+		}
 	}
 	if !j.anyGood() {
 		return j.result(""), ErrAllFailed
+	}
+	if o.DryRun {
+		return j.result(""), nil
 	}
 
 	// 3. Every chunk is confirmed; then pages, then the index, then the COMMIT.

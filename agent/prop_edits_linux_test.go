@@ -17,7 +17,7 @@ import (
 // Over any edits, an incremental point is byte for byte what a full scan makes,
 // and restores to what the source was.
 func TestIncrementalEqualsFullScan(t *testing.T) {
-	seeds(t, 24, func(t *testing.T, rng *rand.Rand) {
+	seeds(t, 10, func(t *testing.T, rng *rand.Rand) {
 		r := newRig(t)
 		e := &editor{t: t, rng: rng, root: r.src}
 		if rng.IntN(3) == 0 {
@@ -78,7 +78,7 @@ func (r *rig) sameAsFullScan(point string, e *editor) {
 // The same while jobs are killed at any operation or cancelled, the journal is
 // torn, and the cache is spoilt or lost between them.
 func TestIncrementalEqualsFullScanThroughTroubles(t *testing.T) {
-	seeds(t, 24, func(t *testing.T, rng *rand.Rand) {
+	seeds(t, 16, func(t *testing.T, rng *rand.Rand) {
 		r := newRig(t)
 		e := &editor{t: t, rng: rng, root: r.src}
 		if rng.IntN(2) == 0 {

@@ -304,6 +304,9 @@ func TestSourceFails(t *testing.T) {
 			if res, err := r.try(t.Context(), BackupOptions{}); !errors.Is(err, ErrAllFailed) || res.Point != "" {
 				t.Errorf("alone: %v, %+v", err, res)
 			}
+			if _, err := r.try(t.Context(), BackupOptions{DryRun: true}); !errors.Is(err, ErrAllFailed) {
+				t.Errorf("alone, in a dry run: %v", err)
+			}
 			if !c.cannotBeTaken {
 				fork := r.fork()
 				res := fork.backup(BackupOptions{AcceptSources: []string{r.src}})
@@ -372,7 +375,7 @@ func churn(t *testing.T, path string, size int) (stop func()) {
 // A file that changes each time while it is read is stored as unstable, and read
 // again by the next job.
 func TestUnstable(t *testing.T) {
-	for _, size := range []int{20 << 10, 8 << 20} {
+	for _, size := range []int{20 << 10, 4 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			r := newRig(t)
 			p := r.write("f", strings.Repeat("x", size))

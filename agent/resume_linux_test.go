@@ -299,11 +299,11 @@ func TestResumeFromTornJournal(t *testing.T) {
 			t.Errorf("%s: another point", name)
 		}
 	}
-	step := max(len(whole)/40, 1)
+	step := max(len(whole)/25, 1)
 	for n := 0; n <= len(whole); n += step {
 		check(fmt.Sprintf("cut at %d of %d", n, len(whole)), whole[:n])
 	}
-	for range 25 {
+	for range 12 {
 		b := []byte(string(whole))
 		at := rng.IntN(len(b))
 		b[at] ^= 1 << rng.IntN(8)
