@@ -11,28 +11,26 @@ import (
 )
 
 // xattrSet reads the attributes of an entry that has no content, encoded.
-// What cannot be read is noted once a source.
-func (j *job) xattrSet(it *source.Item, src *sourceJob) ([]byte, error) {
-	if it.State == source.Unlisted {
-		// A folder that cannot be listed still has attributes, if they can be had.
-		x, _ := it.Dir.Xattrs(it.Name, it.Entry.Kind)
-		return manifest.AppendXattrs(nil, x)
-	}
+func (j *job) xattrSet(it *source.Item, src *sourceJob) []byte {
 	x, err := it.Dir.Xattrs(it.Name, it.Entry.Kind)
-	if err != nil {
-		j.xattrNote(src, it.Key, err)
+	if it.State == source.Unlisted {
+		err = nil // that the folder cannot be read was said already
 	}
-	set, err := manifest.AppendXattrs(nil, x)
-	if err != nil {
-		j.warn(src.full(it.Key), cause(err).Error())
-		return nil, nil
-	}
-	return set, nil
+	return j.encodeXattrs(nil, src, it.Key, x, err)
 }
 
-// xattrNote says that attributes could not be read.
-func (j *job) xattrNote(src *sourceJob, key []byte, err error) {
-	j.info(src.full(key), "extended attributes: "+cause(err).Error())
+// encodeXattrs appends the set of an entry's attributes. What could not be read,
+// or cannot be stored, is reported.
+func (j *job) encodeXattrs(dst []byte, src *sourceJob, key []byte, x []manifest.Xattr, err error) []byte {
+	if err != nil {
+		j.info(src.full(key), "extended attributes: "+cause(err).Error())
+	}
+	set, err := manifest.AppendXattrs(dst, x)
+	if err != nil {
+		j.warn(src.full(key), cause(err).Error())
+		return dst
+	}
+	return set
 }
 
 // touchStatus raises a source's status; workers do it while the walk goes on.
@@ -53,7 +51,7 @@ func (j *job) trusted(ctx context.Context, b *baseEntry) (bool, error) {
 			return false, err
 		}
 	}
-	for x, err := range manifest.Extents(ctx, j.s.pages(j.index), &b.entry) {
+	for x, err := range manifest.Extents(ctx, j.read, &b.entry) {
 		if err != nil {
 			return false, nil // its pages cannot be read: read the file
 		}
@@ -118,7 +116,7 @@ func (j *job) progress(b *batch) {
 }
 
 // tick reports in the middle of a large file.
-func (j *job) tick(t *fileTask, _ int64) { j.report("read", t.src.full(t.key)) }
+func (j *job) tick(t *fileTask) { j.report("read", t.src.full(t.key)) }
 
 func (j *job) progressPhase(phase string) { j.report(phase, "") }
 

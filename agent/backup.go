@@ -67,7 +67,8 @@ type job struct {
 	workers *workers
 
 	polynomial chunk.Polynomial // that large files are cut by
-	direct     *vault.Pages     // past the cache
+	read       *vault.Pages     // manifest pages of the vault
+	direct     *vault.Pages     // the same, past the cache
 	rescuer    rescuer
 
 	unusable int // packs that the log distrusted when the job began
@@ -83,8 +84,8 @@ type job struct {
 
 // stats are the job's counters.
 type stats struct {
-	files, fresh, changed, unmodified, gone, unreadable atomic.Int64
-	read, warnings                                      atomic.Int64
+	fresh, changed, unmodified, gone, unreadable atomic.Int64
+	read, warnings                               atomic.Int64
 }
 
 // attempt is a backup from end to end.
@@ -136,7 +137,7 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 
 	// The point is there. What follows is about this machine, and a crash in
 	// between costs the next job some time.
-	if err := s.committed(ctx, entry); err != nil {
+	if err := s.committed(entry); err != nil {
 		return res, err
 	}
 	if err := s.dropJournal(); err != nil {
@@ -160,7 +161,7 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 	if tell := j.s.env.IndexMemory; tell != nil {
 		tell(j.index.MemoryBytes())
 	}
-	j.direct = j.s.direct.NewPages(j.index)
+	j.read, j.direct = j.s.pages(j.index), j.s.direct.NewPages(j.index)
 	for i, p := range paths {
 		j.sources = append(j.sources, j.newSource(i, p))
 	}

@@ -42,7 +42,7 @@ func (j *job) openBase(ctx context.Context, src *sourceJob) (*baseStream, error)
 		}
 	}
 	if src.has {
-		s.cursor = manifest.NewCursor(j.s.pages(j.index), src.base.Source.Root)
+		s.cursor = manifest.NewCursor(j.read, src.base.Source.Root)
 		if err := s.read(ctx); err != nil {
 			return nil, err
 		}

@@ -112,7 +112,7 @@ func (h *hostileVault) plant(ctx context.Context, path string, pages ...[]byte) 
 		if err != nil {
 			return err
 		}
-		return s.committed(ctx, entry)
+		return s.committed(entry)
 	})
 	return point, err
 }

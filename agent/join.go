@@ -59,7 +59,7 @@ func (j *job) backupSource(ctx context.Context, src *sourceJob) error {
 		return j.rootError(ctx, src, err)
 	}
 	if why := j.refuse(src, first); why != "" {
-		j.fail(src, why+"; its earlier points are as they were. To take it as it is now: --accept-source "+src.path)
+		j.fail(src, why+acceptText+src.path)
 		return nil
 	}
 	base, err := j.openBase(ctx, src)
@@ -86,6 +86,12 @@ func (j *job) rootError(ctx context.Context, src *sourceJob, err error) error {
 	return nil
 }
 
+// acceptText goes before the path of a source that a user may accept.
+const acceptText = "; its earlier points are as they were. To take it as it is now: --accept-source "
+
+// accepts tells whether the user takes a source as it now is.
+func (j *job) accepts(src *sourceJob) bool { return slices.Contains(j.o.AcceptSources, src.path) }
+
 // refuse tells why a source is not to be believed as it now is, or "".
 func (j *job) refuse(src *sourceJob, root *source.Item) string {
 	if root.State != source.Found {
@@ -94,7 +100,7 @@ func (j *job) refuse(src *sourceJob, root *source.Item) string {
 		}
 		return "it cannot be read"
 	}
-	if !src.has || slices.Contains(j.o.AcceptSources, src.path) {
+	if !src.has || j.accepts(src) {
 		return ""
 	}
 	if was := src.base.Source.FileSystem; was != "" && src.fsid != "" && was != src.fsid {
@@ -135,8 +141,8 @@ func (w *walk) run(ctx context.Context, item *source.Item) (err error) {
 		w.j.fail(w.src, cause(err).Error())
 		return w.void(ctx)
 	}
-	if seen == 1 && w.src.has && w.src.base.Source.Entries > 1 && !slices.Contains(w.j.o.AcceptSources, w.src.path) && w.src.base.Source.Files > 0 {
-		w.j.fail(w.src, "it is empty, and was not last time; its earlier points are as they were. To take it as it is now: --accept-source "+w.src.path)
+	if seen == 1 && w.src.has && w.src.base.Source.Entries > 1 && !w.j.accepts(w.src) && w.src.base.Source.Files > 0 {
+		w.j.fail(w.src, "it is empty, and was not last time"+acceptText+w.src.path)
 		return w.void(ctx)
 	}
 	if err := w.passBase(ctx, func(*baseEntry) bool { return true }); err != nil {
@@ -151,7 +157,7 @@ func (w *walk) finish(ctx context.Context) error {
 		return err
 	}
 	w.src.done = true
-	if w.src.has && w.src.gone*2 > w.src.base.Source.Files && !slices.Contains(w.j.o.AcceptSources, w.src.path) {
+	if w.src.has && w.src.gone*2 > w.src.base.Source.Files && !w.j.accepts(w.src) {
 		w.j.touchStatus(w.src, log.StatusSuspect)
 		w.j.warn(w.src.path, fmt.Sprintf("%d of %d files are gone since the last point: this point counts as suspect", w.src.gone, w.src.base.Source.Files))
 	}
@@ -235,10 +241,8 @@ func (w *walk) keepStale(ctx context.Context, b *baseEntry) error {
 }
 
 func (w *walk) count(k manifest.Kind) {
-	w.src.entries++
 	if k == manifest.KindFile {
 		w.src.files++
-		w.j.stats.files.Add(1)
 	}
 }
 
@@ -358,11 +362,7 @@ func (w *walk) special(it *source.Item, b *baseEntry) error {
 		return nil
 	}
 	e := it.Entry
-	set, err := w.j.xattrSet(it, w.src)
-	if err != nil {
-		return err
-	}
-	if err := w.j.workers.attach(&e, set); err != nil {
+	if err := w.j.workers.attach(&e, w.j.xattrSet(it, w.src)); err != nil {
 		return err
 	}
 	w.raw = manifest.AppendEntry(w.raw[:0], &e)

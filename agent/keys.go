@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,11 +96,7 @@ func (s *Session) changeKeys(ctx context.Context, c KeyChange, remove func(vault
 	if len(s.vault.Log.State().Slots()) >= log.MaxSlots {
 		return nil, fmt.Errorf("add a passphrase: the vault has %d keys already; remove one first", log.MaxSlots)
 	}
-	random := s.env.Rand
-	if random == nil {
-		random = rand.Reader
-	}
-	slot, err := vault.PutSlot(ctx, s.backend, s.vault.Config.Vault, c.KDF, with, sec, s.now(), c.Label, random)
+	slot, err := vault.PutSlot(ctx, s.backend, s.vault.Config.Vault, c.KDF, with, sec, s.now(), c.Label, s.randomness())
 	if err != nil {
 		return nil, err
 	}

@@ -60,19 +60,7 @@ func (w *workers) sealOne(t *sealTask, ws *vault.Workspace, hasher *chunk.Hasher
 	return w.j.writer.AddRecord(w.ctx, ws, key.TypeDataPack, t.data, []pack.Chunk{{ID: t.x.ID, Length: uint32(len(t.data))}})
 }
 
-// large reads a file of at least the chunker's minimum.
-func (r *reader) large(t *fileTask) error {
-	if done, err := r.linked(t); done || err != nil {
-		return err
-	}
-	f, err := t.dir.Open(t.name)
-	if err != nil {
-		return r.w.j.unread(t, err)
-	}
-	defer f.Close()
-	return r.largeFile(t, f)
-}
-
+// largeFile reads a file of at least the chunker's minimum.
 func (r *reader) largeFile(t *fileTask, f *source.File) error {
 	if err := r.flush(); err != nil {
 		return err
@@ -199,7 +187,7 @@ func (l *largeRead) region(start, end int64) error {
 			return &readError{err}
 		}
 		r.w.j.stats.read.Add(int64(len(data)))
-		r.w.j.tick(l.t, int64(len(data)))
+		r.w.j.tick(l.t)
 		l.off += int64(len(data))
 		if err := l.send(data); err != nil {
 			return err

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -47,11 +46,7 @@ func (s *Session) enrol(ctx context.Context) error {
 			return fmt.Errorf("enrol this machine: %w", err)
 		}
 	}
-	random := s.env.Rand
-	if random == nil {
-		random = rand.Reader
-	}
-	if err := vault.Probe(ctx, s.backend, random); err != nil {
+	if err := vault.Probe(ctx, s.backend, s.randomness()); err != nil {
 		return fmt.Errorf("enrol this machine: %w", err)
 	}
 	admin := ed25519.NewKeyFromSeed(s.keys.Admin)
@@ -82,29 +77,22 @@ func (s *Session) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if ours {
-		// A job was killed between its COMMIT and the end: its work is done.
-		if err := s.dropJournal(); err != nil {
-			return err
-		}
-		s.head.Commit = last.Entry
-		return s.saveHead()
-	}
 	if err := s.dropJournal(); err != nil {
 		return err
+	}
+	if ours { // a job was killed between its COMMIT and the end: its work is done
+		return s.committed(last.Entry)
 	}
 	same := s.machine.Hardware == "" || s.hardware() == "" || s.machine.Hardware == s.hardware()
 	if same && last.Install == s.machine.Nonce {
 		s.note(Note{Info, "", "this home is older than the newest point of this machine; it goes on from the vault's log"})
-		s.head.Commit = last.Entry
-		return s.saveHead()
+		return s.committed(last.Entry)
 	}
 	s.note(Note{Info, "", "this home is a copy of another machine's; it gets a machine ID of its own, and its next backup reads everything"})
 	if s.machine, err = s.home.NewMachine(s.env.Rand, s.hardware()); err != nil {
 		return err
 	}
-	s.head.Commit = log.NoEntry
-	if err := s.saveHead(); err != nil {
+	if err := s.committed(log.NoEntry); err != nil {
 		return err
 	}
 	return s.enrol(ctx)
@@ -126,7 +114,7 @@ func (s *Session) lastCommit() log.Head {
 }
 
 // committed makes the home know its newest COMMIT.
-func (s *Session) committed(_ context.Context, entry log.Head) error {
+func (s *Session) committed(entry log.Head) error {
 	s.head.Commit = entry
 	return s.saveHead()
 }

@@ -148,18 +148,17 @@ func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, err
 	if err := all.next(); err != nil {
 		return nil, err
 	}
-	for _, src := range j.sources {
-		if src.status == log.StatusFailed || partial && !src.begun {
-			continue
-		}
-		if err := j.mergeSource(ctx, src, all, partial); err != nil {
-			return nil, fmt.Errorf("write manifest of %s: %w", src.path, err)
-		}
-	}
+	pages := j.pages()
 	var out []log.Source
 	for _, src := range j.sources {
-		if partial && (!src.begun || src.status == log.StatusFailed) {
+		failed := src.status == log.StatusFailed
+		if partial && (failed || !src.begun) {
 			continue
+		}
+		if !failed {
+			if err := j.mergeSource(ctx, src, all, pages, partial); err != nil {
+				return nil, fmt.Errorf("write manifest of %s: %w", src.path, err)
+			}
 		}
 		out = append(out, src.entry())
 	}
@@ -168,18 +167,14 @@ func (j *job) mergeSources(ctx context.Context, partial bool) ([]log.Source, err
 
 // mergeSource writes one manifest. An unfinished source's deletions don't
 // count: it was not walked to its end.
-func (j *job) mergeSource(ctx context.Context, src *sourceJob, all *diff, partial bool) error {
+func (j *job) mergeSource(ctx context.Context, src *sourceJob, all *diff, pages *pageWriter, partial bool) (err error) {
 	if err := all.skipTo(src); err != nil {
 		return err
 	}
 	all.source, all.keepGone = src, partial && !src.done
-	pages := j.s.pages(j.index)
-	root, totals, err := manifest.Merge(ctx, src.baseRoot(), all, pages, j.pages(), manifest.MergeOptions{Plain: j.s.vault.Log.State().HasUntrusted()})
-	if err != nil {
-		return err
-	}
-	src.root, src.totals = root, totals
-	return nil
+	o := manifest.MergeOptions{Plain: j.s.vault.Log.State().HasUntrusted()}
+	src.root, src.totals, err = manifest.Merge(ctx, src.baseRoot(), all, j.read, pages, o)
+	return err
 }
 
 // entry is what a point says of a source.

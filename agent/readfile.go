@@ -14,8 +14,9 @@ import (
 // is stored as unstable.
 const readTries = 3
 
-// small reads a file below the chunker's minimum: one chunk, in the segment.
-func (r *reader) small(t *fileTask) error {
+// read reads a file and journals it. One below the chunker's minimum is one
+// chunk, in the segment.
+func (r *reader) read(t *fileTask) error {
 	if done, err := r.linked(t); done || err != nil {
 		return err
 	}
@@ -89,13 +90,7 @@ func (t *fileTask) described(now manifest.Entry) manifest.Entry {
 func (r *reader) finish(t *fileTask, f *source.File, e *manifest.Entry, stable bool) error {
 	j := r.w.j
 	xattrs, err := f.Xattrs()
-	if err != nil {
-		j.xattrNote(t.src, t.key, err)
-	}
-	if r.set, err = manifest.AppendXattrs(r.set[:0], xattrs); err != nil {
-		j.warn(t.src.full(t.key), cause(err).Error())
-		r.set = r.set[:0]
-	}
+	r.set = j.encodeXattrs(r.set[:0], t.src, t.key, xattrs, err)
 	if err := r.attach(e, r.set); err != nil {
 		return err
 	}

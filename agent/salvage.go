@@ -106,7 +106,7 @@ func (j *job) rescue(ctx context.Context, e *manifest.Entry) (bool, error) {
 // content copies what is needed of a file's chunks, and the pages of its block table.
 func (r *rescuer) content(ctx context.Context, j *job, e *manifest.Entry) error {
 	out := manifest.NewContentWriter(r.pages)
-	for x, err := range manifest.Extents(ctx, j.s.pages(j.index), e) {
+	for x, err := range manifest.Extents(ctx, j.read, e) {
 		if err != nil {
 			return err
 		}

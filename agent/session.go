@@ -248,12 +248,16 @@ func (s *Session) now() time.Time {
 	return time.Now()
 }
 
-func (s *Session) random(b []byte) error {
-	r := s.env.Rand
-	if r == nil {
-		r = rand.Reader
+// randomness is the environment's, or the system's.
+func (s *Session) randomness() io.Reader {
+	if s.env.Rand != nil {
+		return s.env.Rand
 	}
-	if _, err := io.ReadFull(r, b); err != nil {
+	return rand.Reader
+}
+
+func (s *Session) random(b []byte) error {
+	if _, err := io.ReadFull(s.randomness(), b); err != nil {
 		return fmt.Errorf("draw random bytes: %w", err)
 	}
 	return nil

@@ -26,7 +26,6 @@ type sourceJob struct {
 	status log.Status
 
 	fsid    string
-	entries uint64
 	files   uint64
 	lost    atomic.Uint64 // of files: could not be read, and the point has nothing of them
 	gone    uint64

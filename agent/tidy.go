@@ -60,8 +60,12 @@ func (s *Session) packsToKeep(ctx context.Context) (map[string]bool, error) {
 	if n, err := s.objects.Count("packs/"); n <= maxKeptPacks || err != nil {
 		return nil, err
 	}
+	x, err := s.vault.OpenIndex(ctx, s.indexOptions(true))
+	if err != nil {
+		return nil, err
+	}
 	packs := map[string]bool{}
-	_, err := s.keepManifests(ctx, func(name string, _ int64) error {
+	_, err = s.keepManifests(ctx, x, func(name string, _ int64) error {
 		packs[name] = true
 		return nil
 	})

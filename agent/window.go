@@ -102,7 +102,7 @@ func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) er
 			return nil
 		}
 		if !x.Hole() {
-			if err := w.add(ctx, f, off, x); err != nil {
+			if err := w.add(f, off, x); err != nil {
 				f.fail(err)
 				return err
 			}
@@ -112,7 +112,7 @@ func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) er
 	return nil
 }
 
-func (w *window) add(_ context.Context, f *restoreFile, off int64, x manifest.Extent) error {
+func (w *window) add(f *restoreFile, off int64, x manifest.Extent) error {
 	f.left.Add(1)
 	w.pieces = append(w.pieces, piece{file: f, off: off, id: x.ID, size: uint32(x.Length)})
 	w.bytes += int64(x.Length)

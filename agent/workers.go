@@ -47,7 +47,6 @@ type batch struct {
 	files []fileTask
 	bytes uint64
 	dirs  int
-	large bool
 }
 
 // workers read files and store their content: readers take batches in walk
@@ -112,11 +111,11 @@ func (j *job) enqueue(ctx context.Context, src *sourceJob, it *source.Item, b *b
 		t.old = b.clone()
 	}
 	w := j.workers
-	if large := it.Entry.Size >= uint64(j.s.vault.Config.Cut.Min); large {
+	if it.Entry.Size >= uint64(j.s.vault.Config.Cut.Min) {
 		if err := j.flushBatch(ctx); err != nil {
 			return err
 		}
-		return w.submit(ctx, &batch{files: []fileTask{t}, large: true})
+		return w.submit(ctx, &batch{files: []fileTask{t}})
 	}
 	if w.open == nil {
 		w.open = &batch{}
@@ -236,11 +235,7 @@ func (r *reader) batch(b *batch) error {
 		if err := r.w.ctx.Err(); err != nil {
 			return err
 		}
-		read := r.small
-		if b.large {
-			read = r.large
-		}
-		if err := read(&b.files[i]); err != nil {
+		if err := r.read(&b.files[i]); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
@@ -15,26 +16,34 @@ import (
 // were not swept, and returns its ID. It counts only when a log entry names it.
 func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir string,
 	copied func(name string, body io.ReaderAt, size int64)) (chunk.ID, error) {
-	id, err := pack.NewID(rand.Reader)
-	if err != nil {
-		return chunk.ID{}, err
+	st := v.Log.State()
+	id, _, err := storeRun(ctx, v.Backend, spoolDir, func(w io.Writer, id chunk.ID) (int64, error) {
+		return index.Merge(ctx, w, v.Ring, id, runs, func(p chunk.ID) bool { return !st.Swept(p) })
+	}, copied)
+	return id, err
+}
+
+// storeRun spools the run that write makes and stores it under a fresh ID. copied,
+// if not nil, is given its bytes afterwards.
+func storeRun(ctx context.Context, b backend.Backend, spoolDir string, write func(io.Writer, chunk.ID) (int64, error),
+	copied func(name string, body io.ReaderAt, size int64)) (id chunk.ID, size int64, err error) {
+	if id, err = pack.NewID(rand.Reader); err != nil {
+		return id, 0, err
 	}
 	f, err := spoolFile(spoolDir)
 	if err != nil {
-		return chunk.ID{}, err
+		return id, 0, err
 	}
 	defer f.Close()
-	st := v.Log.State()
-	size, err := index.Merge(ctx, f, v.Ring, id, runs, func(p chunk.ID) bool { return !st.Swept(p) })
-	if err != nil {
-		return chunk.ID{}, fmt.Errorf("merge index runs: %w", err)
+	if size, err = write(f, id); err != nil {
+		return id, 0, fmt.Errorf("write index %s: %w", id.Short(), err)
 	}
 	name := index.Name(id)
-	if err := v.Backend.Put(ctx, name, f, size); err != nil {
-		return chunk.ID{}, fmt.Errorf("store index %s: %w", id.Short(), err)
+	if err := b.Put(ctx, name, f, size); err != nil {
+		return id, 0, fmt.Errorf("store index %s: %w", id.Short(), err)
 	}
 	if copied != nil {
 		copied(name, f, size)
 	}
-	return id, nil
+	return id, size, nil
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
-	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
@@ -49,7 +48,7 @@ type WriterOptions struct {
 }
 
 // Writer stores a job's new chunks and pages in packs, each once. All methods
-// but Flush, Runs and Close may be called concurrently.
+// but Flush, WriteIndex, Indexed and Close may be called concurrently.
 type Writer struct {
 	opts    WriterOptions
 	ring    *key.Ring
@@ -122,10 +121,7 @@ func (w *Writer) Claim(ctx context.Context, id chunk.ID) (known bool, err error)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// Another worker may have claimed or even stored it since.
-	if _, ok := w.claimed[id]; ok {
-		return true, nil
-	}
-	if ok, err := w.job.has(ctx, id); ok || err != nil {
+	if ok, err := w.ours(ctx, id, true); ok || err != nil {
 		return ok, err
 	}
 	w.claimed[id] = struct{}{}
@@ -133,13 +129,17 @@ func (w *Writer) Claim(ctx context.Context, id chunk.ID) (known bool, err error)
 }
 
 // Known tells whether the vault or this job has a chunk, without claiming it.
-func (w *Writer) Known(ctx context.Context, id chunk.ID) (bool, error) {
+func (w *Writer) Known(ctx context.Context, id chunk.ID) (bool, error) { return w.has(ctx, id, true) }
+
+// Confirmed tells whether a chunk is stored for certain: claims do not count.
+func (w *Writer) Confirmed(ctx context.Context, id chunk.ID) (bool, error) {
+	return w.has(ctx, id, false)
+}
+
+// has tells whether this job, with or without its claims, or the vault has a chunk.
+func (w *Writer) has(ctx context.Context, id chunk.ID, claims bool) (bool, error) {
 	w.mu.Lock()
-	_, ok := w.claimed[id]
-	var err error
-	if !ok {
-		ok, err = w.job.has(ctx, id)
-	}
+	ok, err := w.ours(ctx, id, claims)
 	w.mu.Unlock()
 	if ok || err != nil {
 		return ok, err
@@ -147,15 +147,12 @@ func (w *Writer) Known(ctx context.Context, id chunk.ID) (bool, error) {
 	return w.known(ctx, id)
 }
 
-// Confirmed tells whether a chunk is stored for certain: claims do not count.
-func (w *Writer) Confirmed(ctx context.Context, id chunk.ID) (bool, error) {
-	w.mu.Lock()
-	ok, err := w.job.has(ctx, id)
-	w.mu.Unlock()
-	if ok || err != nil {
-		return ok, err
+// ours tells whether this job has a chunk. w.mu is held.
+func (w *Writer) ours(ctx context.Context, id chunk.ID, claims bool) (bool, error) {
+	if _, ok := w.claimed[id]; ok && claims {
+		return true, nil
 	}
-	return w.known(ctx, id)
+	return w.job.has(ctx, id)
 }
 
 // Workspace holds one worker's buffers for AddRecord.
@@ -364,26 +361,13 @@ func (w *Writer) WriteIndex(copied func(name string, body io.ReaderAt, size int6
 	if w.job.empty() {
 		return chunk.ID{}, false, nil
 	}
-	if id, err = pack.NewID(rand.Reader); err != nil {
-		return chunk.ID{}, false, err
-	}
-	f, err := spoolFile(w.opts.SpoolDir)
+	id, size, err := storeRun(w.ctx, w.backend, w.opts.SpoolDir, func(out io.Writer, id chunk.ID) (int64, error) {
+		return w.job.writeTo(w.ctx, out, id)
+	}, copied)
 	if err != nil {
 		return chunk.ID{}, false, err
-	}
-	defer f.Close()
-	size, err := w.job.writeTo(w.ctx, f, id)
-	if err != nil {
-		return chunk.ID{}, false, fmt.Errorf("write index %s: %w", id.Short(), err)
-	}
-	name := index.Name(id)
-	if err := w.backend.Put(w.ctx, name, f, size); err != nil {
-		return chunk.ID{}, false, fmt.Errorf("store index %s: %w", id.Short(), err)
 	}
 	w.Stored.Add(size)
-	if copied != nil {
-		copied(name, f, size)
-	}
 	return id, true, nil
 }
 
