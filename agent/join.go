@@ -40,7 +40,7 @@ type walk struct {
 }
 
 // backupSource walks one source and hands what changed to the workers.
-func (j *job) backupSource(ctx context.Context, src *sourceJob) error {
+func (j *job) backupSource(ctx context.Context, src *sourceJob) (err error) {
 	tree, err := source.Open(src.path, source.Options{
 		Excludes: j.o.Excludes, ExcludeFiles: j.o.ExcludeFiles, CrossMounts: j.o.CrossMounts,
 		AlwaysExclude: j.s.private, Log: j.s.log,
@@ -52,7 +52,14 @@ func (j *job) backupSource(ctx context.Context, src *sourceJob) error {
 		j.fail(src, strings.TrimPrefix(cause(err).Error(), "open source "+src.path+": "))
 		return nil
 	}
-	defer tree.Close()
+	defer func() {
+		// The readers open files through the tree: one that finds it closed would
+		// take its file for unreadable.
+		if err != nil && j.workers != nil {
+			j.workers.abandon(err)
+		}
+		tree.Close()
+	}()
 	src.fsid = tree.FSID()
 	first, err := tree.Next(ctx)
 	if err != nil {
@@ -71,7 +78,6 @@ func (j *job) backupSource(ctx context.Context, src *sourceJob) error {
 	if err := w.run(ctx, first); err != nil || j.workers == nil {
 		return err
 	}
-	// The readers open files through the tree.
 	return j.workers.drain(ctx)
 }
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -41,16 +40,14 @@ func (s *Session) enrol(ctx context.Context) error {
 	if m, ok := st.Machine(s.machine.ID); ok && m.Key == want.Key {
 		return nil
 	}
-	if s.keys.Admin == nil {
-		if err := s.unlock(ctx, s.vault.Config, s.named); err != nil {
-			return fmt.Errorf("enrol this machine: %w", err)
-		}
+	admin, err := s.admin(ctx, "enrol this machine")
+	if err != nil {
+		return err
 	}
 	if err := vault.Probe(ctx, s.backend, s.randomness()); err != nil {
 		return fmt.Errorf("enrol this machine: %w", err)
 	}
-	admin := ed25519.NewKeyFromSeed(s.keys.Admin)
-	_, err := s.vault.Log.Append(ctx, admin, func(*log.State) (log.Body, error) { return &want, nil })
+	_, err = s.vault.Log.Append(ctx, admin, func(*log.State) (log.Body, error) { return &want, nil })
 	if err != nil {
 		return fmt.Errorf("enrol this machine: %w", err)
 	}

@@ -184,6 +184,12 @@ func (w *workers) drain(ctx context.Context) error {
 	return w.fault(ctx)
 }
 
+// abandon makes the workers drop what was submitted, and waits until they did.
+func (w *workers) abandon(err error) {
+	w.cancel(err)
+	w.busy.Wait()
+}
+
 // stop ends the workers: those that are not idle fail.
 func (w *workers) stop() {
 	w.cancel(context.Canceled)
