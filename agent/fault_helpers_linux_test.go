@@ -452,6 +452,13 @@ func (r *faultRig) keep(s faultTree) {
 	r.want = append(r.want, dir)
 }
 
+// add adds a state and returns its number.
+func (r *faultRig) add(s faultTree) int {
+	r.states = append(r.states, s)
+	r.keep(s)
+	return len(r.states) - 1
+}
+
 // fresh adds a state like another one, with a file of so many bytes that nobody
 // saw before, and returns its number.
 func (r *faultRig) fresh(like, size int) int {
@@ -463,9 +470,7 @@ func (r *faultRig) fresh(like, size int) int {
 	random := rand.NewChaCha8([32]byte{byte(len(r.states))})
 	random.Read(b)
 	s["fresh"] = faultNode{kind: 'f', data: string(b), mode: 0o644, tick: 1000 + len(r.states)}
-	r.states = append(r.states, s)
-	r.keep(s)
-	return len(r.states) - 1
+	return r.add(s)
 }
 
 // edit brings the source to a state.

@@ -63,7 +63,7 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 	// The fence: build is called with the log as of the entry before, and its
 	// entry is created only if nothing came between.
 	entry, err := j.s.vault.Log.Append(ctx, j.s.machine.Key, func(st *log.State) (log.Body, error) {
-		if err := j.fence(st, point.Sources); err != nil {
+		if err := j.fence(st, point.Sources, point.Runs); err != nil {
 			return nil, err
 		}
 		if partial {
@@ -119,9 +119,12 @@ func tags(m map[string]string) (out []log.Tag) {
 
 // fence tells whether all that the point uses is still to be relied on, as of a
 // state of the log: the bases stand, and no pack lost trust since the job began.
-func (j *job) fence(st *log.State, sources []log.Source) error {
+func (j *job) fence(st *log.State, sources []log.Source, runs []chunk.ID) error {
 	if st.Unusable() != j.unusable {
 		return fmt.Errorf("%w: a pack was condemned or quarantined", errFenced)
+	}
+	if slices.ContainsFunc(runs, st.RunGone) {
+		return fmt.Errorf("%w: the index run of this job was condemned", errFenced)
 	}
 	for _, src := range sources {
 		if src.Base != log.None && !st.Stands(src.ID, src.Base) {

@@ -97,9 +97,16 @@ func (s *Session) mergeRuns(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runs := chooseRuns(x.Runs())
+	return s.mergeInto(ctx, chooseRuns(x.Runs()))
+}
+
+// mergeInto makes one run of several, or none where all their packs are gone.
+func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
+	var adds []chunk.ID
 	id, err := s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy)
-	if err != nil {
+	if err == nil {
+		adds = []chunk.ID{id}
+	} else if !errors.Is(err, index.ErrEmpty) {
 		return err
 	}
 	old := make([]chunk.ID, len(runs))
@@ -112,7 +119,7 @@ func (s *Session) mergeRuns(ctx context.Context) error {
 				return nil, errSuperseded
 			}
 		}
-		return &log.Index{Adds: []chunk.ID{id}, Supersedes: old}, nil
+		return &log.Index{Adds: adds, Supersedes: old}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("supersede index runs: %w", err)

@@ -40,6 +40,9 @@ type IndexOptions struct {
 	Keep bool
 	// FilterDir holds the filters between jobs; "" keeps them in memory only.
 	FilterDir string
+	// CacheBytes bounds the decoded blocks that are kept; 0 is for who looks up
+	// sorted.
+	CacheBytes int
 	// Tolerant passes over runs that are missing or damaged: for a check, and
 	// for restoring what is left.
 	Tolerant bool
@@ -60,7 +63,10 @@ type Index struct {
 
 // OpenIndex opens the index runs that are live as of the log's state.
 func (v *Vault) OpenIndex(ctx context.Context, o IndexOptions) (*Index, error) {
-	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(indexCacheBytes), runs: map[chunk.ID]index.Member{}}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = indexCacheBytes
+	}
+	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(o.CacheBytes), runs: map[chunk.ID]index.Member{}}
 	return x, x.Refresh(ctx)
 }
 
@@ -258,7 +264,7 @@ func (x *Index) reopen(ctx context.Context, set *index.Set) bool {
 	if !dropped {
 		return false
 	}
-	x.blocks = index.NewBlockCache(indexCacheBytes)
+	x.blocks = index.NewBlockCache(x.opts.CacheBytes)
 	x.runs = map[chunk.ID]index.Member{}
 	// No copies are made now: one of a run that is damaged in the vault itself
 	// would be dropped again, and so on without end.
@@ -280,12 +286,21 @@ func (x *Index) MemoryBytes() (n int64) {
 
 // Runs are the opened runs.
 func (x *Index) Runs() []*index.Run {
+	var all []*index.Run
+	for _, m := range slices.Backward(x.Members()) {
+		all = append(all, m.Run)
+	}
+	return all
+}
+
+// Members are the opened runs with their filters, the newest first.
+func (x *Index) Members() []index.Member {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var all []*index.Run
-	for _, id := range x.v.Log.State().Runs() {
+	var all []index.Member
+	for _, id := range slices.Backward(x.v.Log.State().Runs()) {
 		if m, ok := x.runs[id]; ok {
-			all = append(all, m.Run)
+			all = append(all, m)
 		}
 	}
 	return all

@@ -66,6 +66,7 @@ var outcomes = []outcome{
 	{log.ErrForked, exitError, "this is not the vault that this machine has used, or its history was changed; nothing was written"},
 	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
 	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
+	{agent.ErrConfirm, exitError, "if that is right: agent prune --confirm; agent prune --dry-run shows what would go"},
 	{agent.ErrNoPoint, exitError, "list the points with: agent points"},
 	{agent.ErrNoPath, exitError, "look around with: agent ls POINT"},
 	{agent.ErrNoSources, exitError, "name the folders: agent backup-now PATH..."},

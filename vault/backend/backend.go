@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"time"
 )
 
 // Errors that callers branch on. Drivers wrap them; all others are I/O errors.
@@ -26,6 +27,9 @@ const MaxNameBytes = 128
 type Info struct {
 	Name string
 	Size int64 // bytes
+	// Modified is when the object was stored, by the backend's clock; the zero time
+	// where a backend does not tell.
+	Modified time.Time
 }
 
 // Backend stores immutable objects under names of [a-z0-9/] (see CheckName).

@@ -12,7 +12,7 @@ import (
 func (s *State) apply(e *Entry, at Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.head = at
+	s.head, s.time = at, e.Time
 	if !s.authorized(e) {
 		s.ignored++
 		return

@@ -28,6 +28,7 @@ type State struct {
 	mu sync.RWMutex
 
 	head     Head
+	time     int64 // of the head's entry
 	genesis  Genesis
 	created  int64
 	slots    []Slot
@@ -143,6 +144,14 @@ func (s *State) Head() Head {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.head
+}
+
+// Time is the time of the newest entry that was replayed, by its writer's clock, ns
+// since 1970.
+func (s *State) Time() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.time
 }
 
 // Genesis is entry 0, and its time in ns since 1970. Its slots are those that
