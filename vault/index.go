@@ -10,8 +10,10 @@ import (
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // Dropper is a backend that keeps copies of objects. Drop removes the copy of
@@ -59,6 +61,9 @@ type Index struct {
 	runs    map[chunk.ID]index.Member
 	reading *index.Set // for finding what to read: no filters, any pack
 	dedupe  *index.Set // for deciding what to store: filters, usable packs
+	at      log.Head   // the log that the runs are of
+	skip    int        // misses until renew looks again
+	pause   int        // how many those were at first
 }
 
 // OpenIndex opens the index runs that are live as of the log's state.
@@ -80,6 +85,7 @@ func (x *Index) Refresh(ctx context.Context) error {
 // refresh is Refresh for who holds x.mu. With keep it takes the runs into the
 // backend's copies.
 func (x *Index) refresh(ctx context.Context, keep bool) error {
+	x.at = x.v.Log.Head()
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
@@ -206,8 +212,18 @@ func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
 }
 
 // Find appends all places of a chunk or page to dst. A tolerant Index passes over
-// damaged runs, as long as another one knows a place.
+// damaged runs, as long as another one knows a place. Where it finds none, or a run
+// is gone, it looks into the log for newer runs.
 func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
+	locs, err := x.find(ctx, id, dst)
+	gone := err == nil && len(locs) == len(dst) || errors.Is(err, backend.ErrNotFound)
+	if gone && x.renew(ctx) {
+		return x.find(ctx, id, dst)
+	}
+	return locs, err
+}
+
+func (x *Index) find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
 	for {
 		x.mu.RLock()
 		set := x.reading
@@ -268,6 +284,30 @@ func (x *Index) reopen(ctx context.Context, set *index.Set) bool {
 	x.runs = map[chunk.ID]index.Member{}
 	// No copies are made now: one of a run that is damaged in the vault itself
 	// would be dropped again, and so on without end.
+	return x.refresh(ctx, false) == nil
+}
+
+// maxRenewSkip bounds how many misses pass without a look into the log: in a
+// damaged vault each chunk may be one.
+const maxRenewSkip = 4096
+
+// renew reads the log again, and opens the runs that it names now: what is missed
+// may have been written anew since, and deleted where it was. It is false where
+// there is nothing new; after that it looks more rarely.
+func (x *Index) renew(ctx context.Context) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.skip > 0 {
+		x.skip--
+		return false
+	}
+	before := x.v.Log.Head()
+	if err := x.v.Log.Refresh(ctx); err != nil || x.v.Log.Head() == before && x.at == before {
+		x.pause = min(2*x.pause+1, maxRenewSkip)
+		x.skip = x.pause
+		return false
+	}
+	x.skip, x.pause = 0, 0
 	return x.refresh(ctx, false) == nil
 }
 
