@@ -71,6 +71,7 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
 	}
 	defer b.Close()
+	room, _ := b.(reserve)
 	if env.Wrap != nil {
 		b = env.Wrap(b)
 	}
@@ -85,6 +86,11 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 	}
 	if err != nil {
 		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
+	}
+	if room != nil {
+		if err := room.Restock(); err != nil && env.Log != nil { // the disk is all but full: it does without
+			env.Log.Warn("make the reserve", "err", err)
+		}
 	}
 	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id)}
 	return res, rememberNew(ctx, b, h, place.String(), id, sec)

@@ -107,14 +107,15 @@ func (p *prune) run(ctx context.Context) error {
 		if p.admin, err = s.admin(ctx, "prune"); err != nil {
 			return err
 		}
-		if err := p.checkClock(ctx); err != nil {
+		if err := s.withRoom(ctx, p.checkClock); err != nil {
 			return err
 		}
+		defer s.restock()
 	}
 	for _, step := range []func(context.Context) error{
 		p.note, p.purge, p.list, p.survey, p.repack, p.condemn, p.sweep, p.clean,
 	} {
-		if err := step(ctx); err != nil {
+		if err := s.withRoom(ctx, step); err != nil {
 			return err
 		}
 	}

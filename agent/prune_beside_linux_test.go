@@ -2,8 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,4 +72,67 @@ func eachChunk(ctx context.Context, r manifest.PageReader, root chunk.ID, f func
 		}
 		return f(ref.ID)
 	})
+}
+
+// TestPruneFull prunes a vault on a disk without a byte left, several times over.
+func TestPruneFull(t *testing.T) {
+	ctx := t.Context()
+	p := newFullWorld(t)
+	var last string
+	for round := range 3 {
+		old := p.backs(t, p.r.fresh(round%3, 400_000))
+		state := p.r.fresh((round+1)%3, 400_000)
+		last = p.backs(t, state)
+		p.forgets(t, old)
+		fillAll(t, p.vault)
+		for i := range 3 {
+			if _, err := p.prune(ctx, PruneOptions{Confirm: true}); err != nil {
+				t.Fatalf("round %d, prune %d of a full disk: %v", round, i, err)
+			}
+			p.later(15 * 24 * time.Hour)
+		}
+		empty(t, p.vault)
+		p.whole(t, map[string]int{last: state})
+		if _, err := os.Stat(filepath.Join(p.vault, "reserve.tmp")); err != nil {
+			t.Error(err)
+		}
+		if err := p.session(ctx, false, func(s *Session) error {
+			if n := len(s.vault.Log.State().Points()); n != round+1 {
+				t.Errorf("%d points in round %d", n, round)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// newFullWorld has its vault on a small disk of its own.
+func newFullWorld(t *testing.T) *pruneWorld {
+	t.Helper()
+	r := newFaultRig(t)
+	p := &pruneWorld{faultWorld: r.world("box"), r: r, now: faultStart}
+	smallDisk(t, p.vault, 16<<20)
+	p.clock = func() time.Time { p.now = p.now.Add(time.Millisecond); return p.now }
+	if err := p.init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// fillAll leaves nothing of a disk, to the last block.
+func fillAll(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for {
+		if _, err := f.Write(make([]byte, 4096)); errors.Is(err, syscall.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -206,7 +207,10 @@ func (p *prune) clean(ctx context.Context) error {
 		}
 	}
 	if gone*100 > rows*maxDeadRows {
-		if err := p.s.mergeInto(ctx, p.index.Runs()); err != nil && !errors.Is(err, errSuperseded) {
+		err := p.s.mergeInto(ctx, p.index.Runs())
+		if errors.Is(err, syscall.ENOSPC) {
+			p.s.log.Warn("merge index runs", "err", err)
+		} else if err != nil && !errors.Is(err, errSuperseded) {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
@@ -34,6 +35,7 @@ const (
 // together.
 func (p *prune) repack(ctx context.Context) error {
 	from := p.candidates()
+	p.res.Repacked, p.res.RepackedBytes = 0, 0
 	for id := range from {
 		p.res.Repacked++
 		p.res.RepackedBytes += int64(p.use[id].length)
@@ -41,18 +43,32 @@ func (p *prune) repack(ctx context.Context) error {
 	if len(from) == 0 || p.o.DryRun {
 		return nil
 	}
+	if p.s.full {
+		return p.noRoom()
+	}
 	r, err := p.newRepacker(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer r.w.Close()
-	if err := r.run(ctx); err != nil {
+	if err := r.run(ctx); errors.Is(err, syscall.ENOSPC) {
+		r.drop(ctx)
+		return errors.Join(p.noRoom(), p.recount(ctx))
+	} else if err != nil {
 		return fmt.Errorf("write packs anew: %w", err)
 	}
 	for id := range from {
 		p.moved[id] = struct{}{}
 	}
 	return p.recount(ctx)
+}
+
+// noRoom says that a store without room is not made smaller by writing to it: what is
+// wholly dead still goes.
+func (p *prune) noRoom() error {
+	p.s.note(Note{Info, "", "there is no room to write packs anew; those that nothing needs still go"})
+	p.res.Repacked, p.res.RepackedBytes = 0, 0
+	return nil
 }
 
 // candidates are the packs whose rest is written anew: those that must be, then
@@ -332,6 +348,16 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 	r.w.Indexed()
 	r.told = r.w.Stored.Load()
 	return nil
+}
+
+// drop deletes what was stored and is named by no entry: nobody else knows it.
+func (r *repacker) drop(ctx context.Context) {
+	for _, dir := range r.fresh {
+		if err := r.p.s.backend.Delete(ctx, pack.Name(dir.ID)); err != nil {
+			r.p.s.log.Warn("delete a pack that came to nothing", "err", err)
+		}
+	}
+	r.fresh = nil
 }
 
 // stored notes a pack to be read back. Uploads run side by side.

@@ -30,6 +30,8 @@ type Session struct {
 
 	place   location.Location
 	backend backend.Backend
+	reserve reserve // of the backend; nil where it has none
+	full    bool    // the backend had no room, and the reserve was given free
 	cache   *cache.Dir
 	objects *cache.Objects
 	vault   *vault.Vault // read through the cache
@@ -85,6 +87,7 @@ func (s *Session) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open vault %s: %w", s.place, err)
 	}
+	s.reserve, _ = s.backend.(reserve)
 	if wrap := s.env.Wrap; wrap != nil {
 		s.backend = wrap(s.backend)
 	}
