@@ -152,7 +152,13 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 
 // note tells the log that an admin has seen the FORGETs: their period runs from now.
 func (p *prune) note(ctx context.Context) error {
-	if p.o.DryRun || len(p.s.vault.Log.State().Unnoted()) == 0 {
+	st := p.s.vault.Log.State()
+	if p.o.DryRun || len(st.Unnoted()) == 0 {
+		return nil
+	}
+	if last := time.Unix(0, st.Time()); p.now.Before(last.Add(-maxSkew)) {
+		// A period that begins in the past would end early.
+		p.s.note(Note{Info, "", "this machine's clock is behind the vault's log: the period of newly deleted points does not begin yet"})
 		return nil
 	}
 	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 		"agent-held":   heldCommand,
 		"agent-nobody": nobodyCommand,
 		"agent-umask0": umaskCommand,
+		"agent-later":  laterCommand,
 	})
 }
 
@@ -107,6 +109,34 @@ func nobodyCommand() {
 func umaskCommand() {
 	syscall.Umask(0)
 	agentCommand()
+}
+
+// laterCommand is an agent $LATER hours from now, by its clock and by the store's.
+func laterCommand() {
+	hours, err := time.ParseDuration(os.Getenv("LATER") + "h")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "LATER:", err)
+		os.Exit(99)
+	}
+	seams.now = func() time.Time { return time.Now().Add(hours) }
+	seams.wrap = func(b backend.Backend) backend.Backend { return laterBackend{b, hours} }
+	agentCommand()
+}
+
+type laterBackend struct {
+	backend.Backend
+	by time.Duration
+}
+
+func (b laterBackend) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		for info, err := range b.Backend.List(ctx, prefix) {
+			info.Modified = info.Modified.Add(b.by)
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
 }
 
 func TestScript(t *testing.T) {
