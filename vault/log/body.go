@@ -50,6 +50,7 @@ const (
 	TypeQuarantine
 	TypeKeyChange
 	TypeNoted
+	TypeSettings
 )
 
 var typeNames = [...]string{
@@ -57,6 +58,7 @@ var typeNames = [...]string{
 	TypeIndex: "INDEX", TypeForget: "FORGET", TypeUnforget: "UNFORGET", TypeHold: "HOLD",
 	TypeUnhold: "UNHOLD", TypePurge: "PURGE", TypeRepack: "REPACK", TypeCondemn: "CONDEMN",
 	TypeSwept: "SWEPT", TypeQuarantine: "QUARANTINE", TypeKeyChange: "KEYCHANGE", TypeNoted: "NOTED",
+	TypeSettings: "SETTINGS",
 }
 
 // String is the type's name in the format, as COMMIT.
@@ -67,7 +69,7 @@ func (t Type) String() string {
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Body is what an entry says: one of the pointer types *Genesis to *Noted of
+// Body is what an entry says: one of the pointer types *Genesis to *Settings of
 // this package. A body that came out of a log is shared and must not be changed.
 type Body interface {
 	Type() Type
@@ -131,6 +133,8 @@ type (
 	}
 	// Noted tells which FORGET entries, by number, an admin has seen.
 	Noted struct{ Forgets []uint64 }
+	// Settings changes what GENESIS set.
+	Settings struct{ SoftDeleteDays int }
 )
 
 // SlotKind tells which secret opens a slot.
@@ -168,6 +172,7 @@ func (*Swept) Type() Type      { return TypeSwept }
 func (*Quarantine) Type() Type { return TypeQuarantine }
 func (*KeyChange) Type() Type  { return TypeKeyChange }
 func (*Noted) Type() Type      { return TypeNoted }
+func (*Settings) Type() Type   { return TypeSettings }
 
 // EncodeBody encodes body, or tells which limit it is above.
 func EncodeBody(body Body) ([]byte, error) {
@@ -227,6 +232,8 @@ func decodeBody(t Type, d *wire.Decoder) Body {
 		return &KeyChange{Added: decodeSlots(d), Removed: decode16[SlotID](d)}
 	case TypeNoted:
 		return &Noted{Forgets: decodeSeqs(d)}
+	case TypeSettings:
+		return &Settings{SoftDeleteDays: decodeDays(d)}
 	}
 	d.Fail("unknown entry type %d", uint8(t))
 	return nil
@@ -243,12 +250,26 @@ func decodeGenesis(d *wire.Decoder) *Genesis {
 	g := &Genesis{}
 	d.Fixed(g.Config[:])
 	d.Fixed(g.Admin[:])
-	g.SoftDeleteDays = int(d.Uvarint(MaxSoftDeleteDays))
-	if d.Err() == nil && g.SoftDeleteDays < MinSoftDeleteDays {
-		d.Fail("soft-delete period of %d days, the least is %d", g.SoftDeleteDays, MinSoftDeleteDays)
-	}
+	g.SoftDeleteDays = decodeDays(d)
 	g.Slots = decodeSlots(d)
 	return g
+}
+
+// decodeDays reads a soft-delete period.
+func decodeDays(d *wire.Decoder) int {
+	days := int(d.Uvarint(MaxSoftDeleteDays))
+	if err := CheckSoftDeleteDays(days); d.Err() == nil && err != nil {
+		d.Fail("%v", err)
+	}
+	return days
+}
+
+// CheckSoftDeleteDays is an error where a vault can't have this soft-delete period.
+func CheckSoftDeleteDays(days int) error {
+	if days < MinSoftDeleteDays || days > MaxSoftDeleteDays {
+		return fmt.Errorf("a soft-delete period of %d days: it has %d to %d", days, MinSoftDeleteDays, MaxSoftDeleteDays)
+	}
+	return nil
 }
 
 func (m *Machine) encode(b []byte) []byte {
@@ -309,6 +330,10 @@ func (n *Noted) encode(b []byte) []byte {
 		b = wire.AppendU64(b, seq)
 	}
 	return b
+}
+
+func (s *Settings) encode(b []byte) []byte {
+	return wire.AppendUvarint(b, uint64(s.SoftDeleteDays))
 }
 
 func decodeSeqs(d *wire.Decoder) []uint64 {
