@@ -1,6 +1,7 @@
 package log
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"unicode/utf8"
@@ -430,10 +431,22 @@ func decode16[T ~[16]byte](d *wire.Decoder) []T {
 // decodeText reads text: UTF-8 of at most MaxTextBytes.
 func decodeText(d *wire.Decoder) string {
 	s := d.Str(MaxTextBytes)
-	if !utf8.ValidString(s) {
-		d.Fail("text is not UTF-8")
+	if err := CheckText(s); d.Err() == nil && err != nil {
+		d.Fail("%v", err)
 	}
 	return s
+}
+
+// CheckText is an error where a text, as a name or a reason, cannot stand in an
+// entry.
+func CheckText(text string) error {
+	if len(text) > MaxTextBytes {
+		return fmt.Errorf("a text of %d bytes: it has %d at most", len(text), MaxTextBytes)
+	}
+	if !utf8.ValidString(text) {
+		return errors.New("a text that is not UTF-8")
+	}
+	return nil
 }
 
 func bit(set bool, n uint) uint64 {

@@ -241,6 +241,11 @@ func (s *State) PointByPrefix(prefix string) (PointInfo, error) {
 	lower := strings.ToLower(prefix)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if id, err := ParsePointID(lower); err == nil { // a whole one
+		if p := s.byID[id]; p != nil && !p.Purged {
+			return *p, nil
+		}
+	}
 	var found, purged *PointInfo
 	var digits [32]byte
 	for _, p := range s.points {
