@@ -176,6 +176,16 @@ type PointInfo struct {
 	Status    Status
 	Tags      map[string]string
 	Suspect   bool
+
+	Held       bool // kept from being deleted and purged
+	HoldReason string
+
+	Deleted      bool // soft-deleted: it can be restored by its ID, and brought back
+	DeletedAt    time.Time
+	ForgetReason string
+	// PurgeFrom is from when on a deleted point may be purged; zero while that time
+	// does not run, as nobody with the admin key noted the deletion or it is held.
+	PurgeFrom time.Time
 }
 
 // SourceInfo describes one source of a point.
@@ -190,6 +200,7 @@ type SourceInfo struct {
 type PointFilter struct {
 	Machine string // host name or a start of the machine ID
 	Source  string // path of a source
+	Deleted bool   // those that were deleted and not purged, instead of the others
 }
 
 // RestoreOptions say what to restore, where to, and what to do about what is there.

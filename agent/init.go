@@ -22,6 +22,9 @@ type InitOptions struct {
 	Passphrase string
 	Recovery   key.RecoveryKey
 	KDF        key.KDFParams // zero: the default
+	// SoftDeleteDays is for how long a deleted point can be brought back; zero: the
+	// default.
+	SoftDeleteDays int
 	// AdoptExisting takes a vault that is there already, if the passphrase
 	// opens it: what an Init that was killed near its end left.
 	AdoptExisting bool
@@ -76,7 +79,7 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 		b = env.Wrap(b)
 	}
 	id, sec, err := vault.Create(ctx, b, vault.CreateOptions{
-		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, Clock: env.Clock, Rand: env.Rand,
+		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, SoftDeleteDays: o.SoftDeleteDays, Clock: env.Clock, Rand: env.Rand,
 	})
 	if errors.Is(err, vault.ErrExists) {
 		if !o.AdoptExisting {

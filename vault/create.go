@@ -25,7 +25,7 @@ var ErrExists = errors.New("a vault is there already")
 // that several machines could not write to one vault safely.
 var ErrNotCreateOnly = errors.New("the backend replaces objects that exist")
 
-// DefaultSoftDeleteDays is how long a deleted point can be brought back.
+// DefaultSoftDeleteDays is for how long a deleted point can be brought back.
 const DefaultSoftDeleteDays = 14
 
 // CreateOptions set up Create.
@@ -35,16 +35,17 @@ type CreateOptions struct {
 	// KDF is the cost of the passphrase's slot; zero chooses key.DefaultKDF.
 	KDF key.KDFParams
 	// Cut are the chunker's parameters; zero chooses chunk.DefaultCutParams.
-	Cut   chunk.CutParams
-	Clock func() time.Time
-	Rand  io.Reader
+	Cut chunk.CutParams
+	// SoftDeleteDays is for how long a deleted point can be brought back,
+	// log.MinSoftDeleteDays to log.MaxSoftDeleteDays; zero chooses
+	// DefaultSoftDeleteDays.
+	SoftDeleteDays int
+	Clock          func() time.Time
+	Rand           io.Reader
 }
 
-// Create makes a vault on an empty backend and returns its secrets. The log's
-// first entry is what makes it a vault: where an earlier Create ended before
-// that, this one goes on with its config. Of several that run at the same time,
-// one succeeds; the others return ErrExists.
-func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.VaultID, sec key.Secrets, err error) {
+// complete puts defaults in and refuses what no vault can have.
+func (o *CreateOptions) complete() error {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
@@ -53,6 +54,20 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 	}
 	if o.Cut == (chunk.CutParams{}) {
 		o.Cut = chunk.DefaultCutParams
+	}
+	if o.SoftDeleteDays == 0 {
+		o.SoftDeleteDays = DefaultSoftDeleteDays
+	}
+	return log.CheckSoftDeleteDays(o.SoftDeleteDays)
+}
+
+// Create makes a vault on an empty backend and returns its secrets. The log's
+// first entry is what makes it a vault: where an earlier Create ended before
+// that, this one goes on with its config. Of several that run at the same time,
+// one succeeds; the others return ErrExists.
+func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.VaultID, sec key.Secrets, err error) {
+	if err := o.complete(); err != nil {
+		return id, sec, err
 	}
 	if _, _, err := ReadConfig(ctx, b); err == nil {
 		return id, sec, ErrExists
@@ -76,7 +91,7 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 			return id, sec, fmt.Errorf("draw keys: %w", err)
 		}
 	}
-	g := log.Genesis{Config: sha256.Sum256(raw), SoftDeleteDays: DefaultSoftDeleteDays}
+	g := log.Genesis{Config: sha256.Sum256(raw), SoftDeleteDays: o.SoftDeleteDays}
 	admin := ed25519.NewKeyFromSeed(sec.AdminSeed[:])
 	g.Admin = log.PublicOf(admin)
 	for _, with := range []key.Credential{o.Passphrase, o.Recovery.Credential()} {

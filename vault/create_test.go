@@ -48,6 +48,32 @@ func TestCreateOnce(t *testing.T) {
 	}
 }
 
+// The soft-delete period is the one asked for, and 14 days where none is; one that
+// no vault can have is refused before anything is stored.
+func TestCreateSoftDelete(t *testing.T) {
+	for asked, want := range map[int]int{0: 14, 14: 14, 180: 180, 13: 0, 181: 0, -1: 0} {
+		b, o := mem.New(), createOptions(t)
+		o.SoftDeleteDays = asked
+		_, sec, err := Create(t.Context(), b, o)
+		if want == 0 {
+			if err == nil || len(b.Names()) > 0 {
+				t.Errorf("%d days: %v, stored %v", asked, err, b.Names())
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := Open(t.Context(), b, sec.Root, nil, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.Log.State().SoftDeleteDays(); got != want {
+			t.Errorf("asked for %d days, got %d", asked, got)
+		}
+	}
+}
+
 // TestCreateGoesOn takes the log away, as if the first Create had been killed
 // before it: the next one must make a vault of what is left.
 func TestCreateGoesOn(t *testing.T) {
