@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
+	"path/filepath"
 
 	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -26,27 +26,50 @@ type keysFile struct {
 }
 
 // Keys returns the stored keys of a vault, or ok = false where there are none.
-// A key file that others can read is refused: it opens every backup.
+// A key that others can get at is refused with an ExposedError, each time.
 func (h *Home) Keys(id key.VaultID) (k Keys, ok bool, err error) {
 	name := fmt.Sprintf("keys/%x", id)
-	info, err := os.Stat(h.path(name))
+	file, err := os.Open(h.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Keys{}, false, nil
 	}
 	if err != nil {
 		return Keys{}, false, fmt.Errorf("read key: %w", err)
 	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return Keys{}, false, fmt.Errorf("key file %s can be read by others (mode %04o): chmod 600 it", h.path(name), info.Mode().Perm())
+	defer file.Close()
+	if err := h.checkKey(file); err != nil {
+		return Keys{}, false, err
 	}
 	var f keysFile
-	if err := h.read(name, &f); err != nil {
+	if err := h.decode(name, file, &f); err != nil {
 		return Keys{}, false, err
 	}
 	if len(f.Root) != 32 || len(f.Admin) != 0 && len(f.Admin) != 32 {
 		return Keys{}, false, fmt.Errorf("read %s: keys of wrong length", h.path(name))
 	}
 	return Keys{Root: key.Root(f.Root), Admin: f.Admin}, true, nil
+}
+
+// checkKey refuses a key file that others can read, or that they could put another
+// in the place of.
+func (h *Home) checkKey(file *os.File) error {
+	for _, c := range []struct {
+		dir       string
+		forbidden fs.FileMode
+	}{{h.Dir, othersWrite}, {filepath.Dir(file.Name()), othersAny}} {
+		info, err := os.Stat(c.dir)
+		if err != nil {
+			return fmt.Errorf("check key: %w", err)
+		}
+		if err := checkPrivate(c.dir, info, c.forbidden); err != nil {
+			return err
+		}
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("check key: %w", err)
+	}
+	return checkPrivate(file.Name(), info, othersAny)
 }
 
 // SetKeys stores the keys of a vault.
