@@ -8,13 +8,20 @@ import (
 // ExposedError is returned where others than its owner have rights on a key, or on
 // a folder that it lies in: the key opens every backup, so it is not used.
 type ExposedError struct {
-	Path string
-	What string // "can be read by others (mode 0644)"
-	Fix  string // the command that mends it
+	Path   string
+	Folder bool   // Path is a folder
+	What   string // "can be read by others (mode 0644)"
+	Fix    string // the command that mends it
 }
 
 // Error implements error.
-func (e *ExposedError) Error() string { return fmt.Sprintf("key file %s %s", e.Path, e.What) }
+func (e *ExposedError) Error() string {
+	kind := "key file"
+	if e.Folder {
+		kind = "folder of keys"
+	}
+	return fmt.Sprintf("%s %s %s", kind, e.Path, e.What)
+}
 
 // Rights that nobody but the owner may have: any on a key and its folder; on the
 // home, which may hold things for others to see, those to change names in it.

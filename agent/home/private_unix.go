@@ -19,17 +19,14 @@ func checkPrivate(path string, info fs.FileInfo, forbidden fs.FileMode) error {
 		if mode&othersWrite != 0 {
 			what = "can be changed by others"
 		}
-		if info.IsDir() {
-			what = "is in a folder that " + what
-		}
-		return &ExposedError{path, fmt.Sprintf("%s (mode %04o)", what, mode), fmt.Sprintf("chmod %o %s", mode&^forbidden, path)}
+		return &ExposedError{path, info.IsDir(), fmt.Sprintf("%s (mode %04o)", what, mode), fmt.Sprintf("chmod %o %s", mode&^forbidden, path)}
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return nil
 	}
 	if own := uint32(os.Geteuid()); st.Uid != own && st.Uid != 0 {
-		return &ExposedError{path, fmt.Sprintf("belongs to another user (%d)", st.Uid), fmt.Sprintf("chown %d %s", own, path)}
+		return &ExposedError{path, info.IsDir(), fmt.Sprintf("belongs to another user (%d)", st.Uid), fmt.Sprintf("chown %d %s", own, path)}
 	}
 	return nil
 }

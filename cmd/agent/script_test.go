@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -26,10 +27,11 @@ import (
 // processes of their own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"agent":        agentCommand,
-		"agent-held":   heldCommand,
-		"agent-nobody": nobodyCommand,
-		"agent-umask0": umaskCommand,
+		"agent":          agentCommand,
+		"agent-held":     heldCommand,
+		"agent-nobody":   nobodyCommand,
+		"agent-umask0":   umaskCommand,
+		"agent-replaces": replacesCommand,
 	})
 }
 
@@ -106,6 +108,13 @@ func nobodyCommand() {
 // umaskCommand is an agent that nothing protects from making files for everybody.
 func umaskCommand() {
 	syscall.Umask(0)
+	agentCommand()
+}
+
+// replacesCommand is an agent that reaches the vault through a store that replaces
+// objects that exist.
+func replacesCommand() {
+	seams.wrap = fault.Replacing
 	agentCommand()
 }
 
