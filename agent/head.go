@@ -192,7 +192,7 @@ func (a *acceptance) store(ctx context.Context) error {
 		}
 		return s.cache.Wipe()
 	}
-	if err := s.saveHead(); err != nil {
+	if err := s.setHead(); err != nil {
 		return err
 	}
 	return s.cache.Wipe()

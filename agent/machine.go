@@ -139,12 +139,6 @@ func (s *Session) lastCommit(st *log.State) log.Head {
 	return log.NoEntry
 }
 
-// committed makes the home know its newest COMMIT.
-func (s *Session) committed(entry log.Head) error {
-	s.head.Commit = entry
-	return s.saveHead()
-}
-
 // dropJournal removes the journal: what it says is in the vault, or void.
 func (s *Session) dropJournal() error {
 	err := os.Remove(s.cache.JournalPath())

@@ -229,10 +229,14 @@ func (s *Session) Close() error {
 }
 
 // Remember makes a home that has no vault keep this one, with its keys, so that
-// later commands need neither URL nor passphrase. A command calls it when it
-// has succeeded. While another process writes to the home it does nothing.
+// later commands need neither URL nor passphrase; while another process writes to
+// that home it does nothing. In any other home it keeps the log's head as seen. A
+// command calls it when it has succeeded.
 func (s *Session) Remember(ctx context.Context) error {
 	if !s.remember {
+		if err := s.saveHead(); err != nil {
+			s.log.Warn("remember the log's head", "err", err) // a home that cannot be written to can be read from
+		}
 		return nil
 	}
 	if !s.home.Locked() {
@@ -249,9 +253,9 @@ func (s *Session) Remember(ctx context.Context) error {
 	return s.settle(ctx)
 }
 
-// settle makes the home keep this vault, as the one that it uses. Its URL goes
-// last: it is what later commands go by. A machine that may not write to the vault
-// stays unknown there.
+// settle makes the home keep this vault, as it is, as the one that it uses. Its URL
+// goes last: it is what later commands go by. A machine that may not write to the
+// vault stays unknown there.
 func (s *Session) settle(ctx context.Context) error {
 	if !s.readOnly() {
 		if err := s.enrol(ctx); err != nil {
@@ -261,7 +265,7 @@ func (s *Session) settle(ctx context.Context) error {
 	if err := s.home.SetKeys(s.vault.Config.Vault, s.keysToKeep()); err != nil {
 		return err
 	}
-	if err := s.saveHead(); err != nil {
+	if err := s.setHead(); err != nil {
 		return err
 	}
 	s.remember = false
@@ -280,8 +284,31 @@ func (s *Session) keysToKeep() home.Keys {
 
 // saveHead stores the log's head as what this machine has seen, unless the home
 // knows a newer one already.
-func (s *Session) saveHead() error {
-	s.head.Head = s.vault.Log.Head()
+func (s *Session) saveHead() error { return s.updateHead(nil) }
+
+// committed is saveHead, with this machine's newest COMMIT. The home must be locked.
+func (s *Session) committed(entry log.Head) error { return s.updateHead(&entry) }
+
+func (s *Session) updateHead(commit *log.Head) error {
+	head := s.vault.Log.Head()
+	if s.seen && commit == nil && head == s.head.Head {
+		return nil
+	}
+	return s.home.UpdateHead(s.vault.Config.Vault, func(h home.Head) home.Head {
+		if h.Head.Seq < head.Seq || h.Head == (log.Head{}) {
+			h.Head = head
+		}
+		if commit != nil {
+			h.Commit = *commit
+		}
+		s.head, s.seen = h, true
+		return h
+	})
+}
+
+// setHead makes the home believe the log as it is, also where it knows a newer head.
+func (s *Session) setHead() error {
+	s.head.Head, s.seen = s.vault.Log.Head(), true
 	return s.home.SetHead(s.vault.Config.Vault, s.head)
 }
 

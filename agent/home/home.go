@@ -11,6 +11,7 @@
 //	  vault.json     URL and ID of the vault that the home remembers
 //	  keys/<vault>   the root key and, where kept, the admin key
 //	  heads/<vault>  the last log head seen, and this machine's last commit
+//	  heads/lock     held for the moment in which one of them is changed
 //	  cache/         derived data, see package cache
 //
 // Every file is 0600 and written durably (package durable): a reader meets

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/key"
-	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // Keys are what a machine keeps of a vault for runs that nobody attends.
@@ -77,47 +76,6 @@ func (h *Home) SetKeys(id key.VaultID, k Keys) error {
 	return h.write(fmt.Sprintf("keys/%x", id), keysFile{k.Root[:], k.Admin})
 }
 
-// Head is what the home knows for certain of a vault's log: a vault that does
-// not continue it was rolled back, forked or replaced.
-type Head struct {
-	Head log.Head
-	// Commit is this machine's newest COMMIT, with Seq = log.NoSeq before the first.
-	Commit log.Head
-}
-
-type headFile struct {
-	Seq        uint64 `json:"seq"`
-	Hash       string `json:"hash"`
-	CommitSeq  uint64 `json:"commit_seq"`
-	CommitHash string `json:"commit_hash"`
-}
-
-// Head returns the last known head of a vault's log, or ok = false before the first.
-func (h *Home) Head(id key.VaultID) (head Head, ok bool, err error) {
-	name := fmt.Sprintf("heads/%x", id)
-	var f headFile
-	err = h.read(name, &f)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Head{}, false, nil
-	}
-	if err != nil {
-		return Head{}, false, err
-	}
-	if !parseHash(f.Hash, &head.Head.Hash) || !parseHash(f.CommitHash, &head.Commit.Hash) {
-		return Head{}, false, fmt.Errorf("read %s: bad hash", h.path(name))
-	}
-	head.Head.Seq, head.Commit.Seq = f.Seq, f.CommitSeq
-	return head, true, nil
-}
-
-// SetHead stores the head durably.
-func (h *Home) SetHead(id key.VaultID, head Head) error {
-	return h.write(fmt.Sprintf("heads/%x", id), headFile{
-		head.Head.Seq, hex.EncodeToString(head.Head.Hash[:]),
-		head.Commit.Seq, hex.EncodeToString(head.Commit.Hash[:]),
-	})
-}
-
 // File is the path of a file or folder in the home.
 func (h *Home) File(name string) string { return h.path(name) }
 
@@ -128,11 +86,6 @@ func (h *Home) WriteSecret(name, text string) error {
 		return fmt.Errorf("write %s: %w", h.path(name), fs.ErrExist)
 	}
 	return durable.WriteFile(h.path(name), []byte(text+"\n"), 0o600)
-}
-
-func parseHash(s string, dst *[32]byte) bool {
-	b, err := hex.DecodeString(s)
-	return err == nil && len(b) == 32 && copy(dst[:], b) == 32
 }
 
 func parseVaultID(s string) (key.VaultID, error) {
