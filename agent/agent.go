@@ -47,6 +47,8 @@ var (
 	ErrNoSources = errors.New("nothing to back up")
 	// ErrAllFailed is returned by a backup in which no source could be read.
 	ErrAllFailed = errors.New("no source could be backed up")
+	// ErrNotExpected is returned by Open where the log lacks Environment.ExpectHead.
+	ErrNotExpected = errors.New("the vault's log does not hold the entry that was expected")
 	// ErrDamaged is returned by Verify where something of the vault is not as it was written.
 	ErrDamaged = errors.New("the vault is damaged")
 )
@@ -76,6 +78,9 @@ type Environment struct {
 	// PartialEvery is how often a long job makes what it has stored part of the
 	// vault, hidden, so that a lost cache does not lose it; 0: every 30 minutes.
 	PartialEvery time.Duration
+	// ExpectHead, where not nil, is an entry that a vault's log must hold to be
+	// opened: what a machine goes by that has not seen the vault before.
+	ExpectHead *log.Head
 	// Wrap decorates the backend, once it is open. Nil: it is used as it is.
 	Wrap func(backend.Backend) backend.Backend
 }
@@ -99,7 +104,8 @@ type Reporter interface {
 // Severity ranks notes.
 type Severity uint8
 
-// The severities. Only warnings and failures make a job "with warnings".
+// The severities. Only warnings and failures about what is backed up make a job
+// "with warnings".
 const (
 	Info    Severity = iota + 1 // worth knowing: a socket was skipped, a file vanished
 	Warning                     // content is missing or doubtful: unreadable, unstable
@@ -159,7 +165,8 @@ type BackupResult struct {
 	BytesStored     int64 // put into the vault
 	Warnings        int64
 	Duration        time.Duration
-	Resumed         bool // took up the work of a job that was killed
+	Resumed         bool     // took up the work of a job that was killed
+	Head            log.Head // of the vault's log, at the end of the job
 }
 
 // PointInfo describes a point.

@@ -47,7 +47,7 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 			s.log.Warn("start over and salvage", "reason", err)
 			continue
 		}
-		res.Duration = s.now().Sub(begun)
+		res.Duration, res.Head = s.now().Sub(begun), s.vault.Log.Head()
 		return res, err
 	}
 }
@@ -58,7 +58,9 @@ type job struct {
 	o       BackupOptions
 	started time.Time
 	id      log.PointID
-	sources []*sourceJob
+	// previous is this machine's newest COMMIT as of the start of the job.
+	previous log.Head
+	sources  []*sourceJob
 
 	writer  *vault.Writer
 	index   *vault.Index
@@ -102,7 +104,8 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 			return res, err
 		}
 	}
-	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: s.vault.Log.State().Unusable()}
+	st := s.vault.Log.State()
+	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: st.Unusable(), previous: s.lastCommit(st)}
 	if err := s.random(j.id[:]); err != nil {
 		return res, err
 	}

@@ -81,7 +81,7 @@ func (l *lifeRig) commitOf(s *Session, sources ...lifeSource) string {
 		sources = []lifeSource{{"/src", log.StatusComplete}}
 	}
 	p := log.Point{
-		Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(), Host: s.host, Agent: Version,
+		Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(s.vault.Log.State()), Host: s.host, Agent: Version,
 		Started: l.now.UnixNano(), Ended: l.now.UnixNano(),
 	}
 	noErr(l.t, s.random(p.ID[:]))

@@ -11,7 +11,6 @@ import (
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
-	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -96,10 +95,10 @@ func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error
 
 func (p *prune) run(ctx context.Context) error {
 	s := p.s
-	if s.vault.Config.Mode == key.ModeOwner && s.owner() != s.machine.ID {
-		return errOwned
-	}
 	if err := s.refresh(ctx); err != nil {
+		return err
+	}
+	if err := s.mayWrite(s.vault.Log.State()); err != nil {
 		return err
 	}
 	if !p.o.DryRun {
@@ -150,24 +149,12 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 	}
 }
 
-// note tells the log that an admin has seen the FORGETs: their period runs from now.
+// note starts the soft-delete periods of what was deleted since.
 func (p *prune) note(ctx context.Context) error {
-	st := p.s.vault.Log.State()
-	if p.o.DryRun || len(st.Unnoted()) == 0 {
+	if p.o.DryRun {
 		return nil
 	}
-	if last := time.Unix(0, st.Time()); p.now.Before(last.Add(-maxSkew)) {
-		// A period that begins in the past would end early.
-		p.s.note(Note{Info, "", "this machine's clock is behind the vault's log: the period of newly deleted points does not begin yet"})
-		return nil
-	}
-	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-		return &log.Noted{Forgets: st.Unnoted()}, nil
-	})
-	if err != nil {
-		return fmt.Errorf("note deleted points: %w", err)
-	}
-	return nil
+	return p.s.noteForgets(ctx, p.admin, p.o.Confirm)
 }
 
 // purge ends the points whose soft-delete period is over.
@@ -209,9 +196,6 @@ func (p *prune) purgeable(st *log.State) (due []log.PointID) {
 	return due
 }
 
-// errNothing ends an append that has become needless.
-var errNothing = errors.New("nothing to do")
-
 // purgeSome purges those that are still to be purged when the entry is written:
 // someone may have brought one back, or held it.
 func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
@@ -223,11 +207,11 @@ func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
 			}
 		}
 		if len(still) == 0 {
-			return nil, errNothing
+			return nil, errNothingToDo
 		}
 		return &log.Purge{Points: still}, nil
 	})
-	if errors.Is(err, errNothing) {
+	if errors.Is(err, errNothingToDo) {
 		return nil
 	}
 	return err

@@ -99,6 +99,9 @@ func (a *app) init(ctx context.Context, o initFlags) error {
 func (a *app) showInit(res agent.InitResult, passphrase string, recovery key.RecoveryKey, o initFlags) error {
 	if a.json {
 		f := fields{"vault": res.URL, "vault_id": res.VaultID}
+		if res.Owned {
+			f["mode"] = vaultMode(true)
+		}
 		if o.generate {
 			f["passphrase"] = passphrase
 		}
@@ -117,6 +120,9 @@ func (a *app) showInit(res agent.InitResult, passphrase string, recovery key.Rec
 		fmt.Fprintf(a.out, "recovery key: %s\n", recovery)
 	} else {
 		a.say("recovery key: in %s", quote(o.recoveryFile))
+	}
+	if res.Owned {
+		a.say("this place replaces objects that exist, so this machine alone may write to the vault; others may read it")
 	}
 	return a.say("keep both somewhere else than this machine: without one of them nobody can open the vault")
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/agent"
 	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -62,8 +63,12 @@ var outcomes = []outcome{
 	{key.ErrWrongKey, exitWrongKey, "check the passphrase; the recovery key works in its place"},
 	{agent.ErrVaultExists, exitError, "choose another place, or use the vault with --vault"},
 	{key.ErrNewer, exitError, "update this agent; the vault was left as it is"},
-	{log.ErrRollback, exitError, "the vault is older than what this machine has seen: was it restored from a copy? nothing was written"},
-	{log.ErrForked, exitError, "this is not the vault that this machine has used, or its history was changed; nothing was written"},
+	{agent.ErrNotExpected, exitError, "the vault is older than the receipt, or another one; nothing was written. To use it all the same, leave --expect-head out"},
+	{log.ErrRollback, exitError, "the vault is older than what this machine has seen; nothing was written. To see what is missing, and to go on with it: agent vault accept-head"},
+	{log.ErrForked, exitError, "it is not the vault as this machine has seen it; nothing was written. To see what is missing, and to go on with it: agent vault accept-head"},
+	{vault.ErrNotOwner, exitError, "reading is open to this machine; to make it the owner instead: agent vault take-over"},
+	{vault.ErrNotCreateOnly, exitError, "the vault was made for a store that never replaces objects; put it back on such a one, nothing was written"},
+	{agent.ErrShared, exitError, "there is nothing to take over"},
 	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
 	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
 	{agent.ErrConfirm, exitError, "if that is right: agent prune --confirm; agent prune --dry-run shows what would go"},
@@ -93,8 +98,11 @@ func report(w io.Writer, err error) int {
 	}
 	var ours *outputError
 	var h *hintError
+	var exposed *home.ExposedError
 	if errors.As(err, &h) {
 		hint = h.hint
+	} else if errors.As(err, &exposed) {
+		hint = exposed.Fix
 	}
 	switch {
 	case code == exitPartial:

@@ -58,6 +58,11 @@ func (l *Log) Append(ctx context.Context, signer ed25519.PrivateKey, build func(
 		if err != nil {
 			return Head{}, err
 		}
+		if l.opts.Sole != nil {
+			if err := l.opts.Sole(l.state, body); err != nil {
+				return Head{}, err
+			}
+		}
 		if at, done, err := l.state.done(body); done || err != nil {
 			return at, err
 		}
@@ -152,17 +157,28 @@ func (l *Log) createEntry(ctx context.Context, seq uint64, object []byte) (bool,
 // create puts an object and returns whether it is there and ours. settle tells
 // whether there is one, and whether it is ours: after any error of Put, since
 // even ErrExists may speak of our own earlier try, made again further down.
-// Where there is none, it may still appear, so the same bytes are put again.
+// Where there is none, it may still appear, so the same bytes are put again. Where
+// Put replaces (Options.Sole), it is asked before as well, and after a Put that
+// succeeded: another that was put in between is left to have the name.
 func (l *Log) create(ctx context.Context, name string, body io.ReaderAt, size int64,
 	settle func(context.Context) (found, ours bool, err error)) (bool, error) {
+	replaces := l.opts.Sole != nil
 	for try := 0; ; try++ {
+		if replaces {
+			if found, ours, err := settle(ctx); found || err != nil {
+				return ours, err
+			}
+		}
 		putErr := l.backend.Put(ctx, name, body, size)
-		if putErr == nil {
+		if putErr == nil && !replaces {
 			return true, nil
 		}
 		found, ours, err := settle(ctx)
 		if err == nil && found {
 			return ours, nil
+		}
+		if err == nil && putErr == nil {
+			err = errors.New("it was stored, and is not there")
 		}
 		if try+1 == putTries || ctx.Err() != nil {
 			return false, fmt.Errorf("create %s: the outcome is unknown: %w", name, errors.Join(putErr, err))

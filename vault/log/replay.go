@@ -12,7 +12,7 @@ import (
 func (s *State) apply(e *Entry, at Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.head, s.time = at, e.Time
+	s.head, s.time = at, max(s.time, e.Time)
 	if !s.authorized(e) {
 		s.ignored++
 		return

@@ -28,7 +28,7 @@ type State struct {
 	mu sync.RWMutex
 
 	head     Head
-	time     int64 // of the head's entry
+	time     int64 // the latest of any entry
 	genesis  Genesis
 	created  int64
 	slots    []Slot
@@ -148,8 +148,8 @@ func (s *State) Head() Head {
 	return s.head
 }
 
-// Time is the time of the newest entry that was replayed, by its writer's clock, ns
-// since 1970.
+// Time is the latest time of all entries that were replayed, by their writers'
+// clocks, ns since 1970.
 func (s *State) Time() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
