@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -83,7 +84,7 @@ func (s *Session) tidyFilters(live map[string]bool) {
 	}
 	for _, f := range filters {
 		if !live["index/"+f.Name()] {
-			os.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
+			disk.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
 		}
 	}
 }

@@ -266,7 +266,7 @@ func (f *File) seal(xattrs []manifest.Xattr) error {
 		f.have = st
 	}
 	f.fd.Store(-1)
-	return closeFd(fd)
+	return closeWritten(fd)
 }
 
 // Abort gives the file up and removes what was written. It must not be called

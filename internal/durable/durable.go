@@ -31,6 +31,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // WriteFile makes data the content of the file at path, in place of an older
@@ -74,7 +76,7 @@ func CreateFile(path string, body io.ReaderAt, size int64, perm fs.FileMode) err
 //	mkdir(path)  fsync(parent)
 func Mkdir(path string, perm fs.FileMode) error {
 	err := step(OpMkdir, path, func() error {
-		if err := os.Mkdir(path, perm.Perm()); err != nil {
+		if err := disk.Mkdir(path, perm.Perm()); err != nil {
 			return err
 		}
 		return restorePerm(path, perm)
@@ -117,7 +119,7 @@ func MkdirAll(path string, perm fs.FileMode) error {
 //
 //	unlink(path)  fsync(folder)
 func Remove(path string) error {
-	if err := step(OpRemove, path, func() error { return os.Remove(path) }); err != nil {
+	if err := step(OpRemove, path, func() error { return disk.Remove(path) }); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
@@ -125,7 +127,7 @@ func Remove(path string) error {
 
 // SyncFile makes what was written to f durable, for a file that grows in place
 // such as a journal. After an error f's content is unknown: start a new file.
-func SyncFile(f *os.File) error {
+func SyncFile(f *disk.File) error {
 	return step(OpSync, f.Name(), f.Sync)
 }
 
@@ -149,5 +151,5 @@ func restorePerm(path string, perm fs.FileMode) error {
 	if err != nil || info.Mode().Perm()&perm.Perm() == perm.Perm() {
 		return err
 	}
-	return os.Chmod(path, perm.Perm())
+	return disk.Chmod(path, perm.Perm())
 }
