@@ -131,16 +131,18 @@ func SyncFile(f *disk.File) error {
 	return step(OpSync, f.Name(), f.Sync)
 }
 
-// SyncDir makes the names in the folder at path durable. A file system that
-// can't sync folders is taken to keep names without it: there is nothing more
-// to be done.
+// ErrNames is wrapped by the error of a sync of a folder: a name in it may come
+// back, or go away, with the next power cut, whatever a later sync says.
+var ErrNames = errors.New("names in it may not be on the disk")
+
+// SyncDir makes the names in the folder at path durable, or returns ErrNames. A
+// file system that can't sync folders is taken to keep names without it: there
+// is nothing more to be done.
 func SyncDir(path string) error {
-	return step(OpSyncDir, path, func() error {
-		if err := syncDir(path); err != nil {
-			return fmt.Errorf("sync folder %s: %w", path, err)
-		}
-		return nil
-	})
+	if err := step(OpSyncDir, path, func() error { return syncDir(path) }); err != nil {
+		return fmt.Errorf("sync folder %s: %w: %w", path, ErrNames, err)
+	}
+	return nil
 }
 
 // restorePerm gives the new folder at path the bits that the umask took. Bits
