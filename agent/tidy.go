@@ -29,8 +29,10 @@ func (s *Session) tidy(ctx context.Context) {
 	if err := s.mergeRuns(ctx); err != nil && !errors.Is(err, errSuperseded) {
 		s.log.Warn("merge index runs", "err", err)
 	}
-	if err := s.saveHead(); err != nil {
-		s.log.Warn("save head", "err", err)
+	if s.head.Head != s.vault.Log.Head() {
+		if err := s.saveHead(); err != nil {
+			s.log.Warn("save head", "err", err)
+		}
 	}
 	live := map[string]bool{}
 	for _, id := range s.vault.Log.State().Runs() {
