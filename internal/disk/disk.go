@@ -21,12 +21,16 @@ import (
 )
 
 // File is an open file. A nil *File is not usable.
-type File struct{ f *os.File }
+type File struct {
+	f       *os.File
+	changes bool // opened to be changed: closing it may fail
+}
 
 // Open opens a file as os.OpenFile does. Making, opening to change and emptying
 // one is a call that may fail; opening to read isn't.
 func Open(path string, flag int, perm fs.FileMode) (*File, error) {
-	if flag&(os.O_CREATE|os.O_WRONLY|os.O_RDWR|os.O_TRUNC) != 0 {
+	changes := flag&(os.O_CREATE|os.O_WRONLY|os.O_RDWR|os.O_TRUNC) != 0
+	if changes {
 		if err := Check(OpCreate, path); err != nil {
 			return nil, err
 		}
@@ -35,7 +39,7 @@ func Open(path string, flag int, perm fs.FileMode) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{f}, nil
+	return &File{f, changes}, nil
 }
 
 // tempTries bounds the search for a free name, of 2^64.
@@ -112,9 +116,12 @@ func (f *File) Sync() error {
 }
 
 // Close closes the file, whatever it returns: an error may be the only word of
-// what was written before and is lost.
+// what was written before and is lost. To close what was read is no change.
 func (f *File) Close() error {
-	err := check(OpClose, f.f.Name(), f.f)
+	var err error
+	if f.changes {
+		err = check(OpClose, f.f.Name(), f.f)
+	}
 	if cerr := f.f.Close(); err == nil {
 		err = cerr
 	}
