@@ -28,6 +28,7 @@ type faultScript struct {
 	keys    bool  // keys are what the test is about now
 	resumed bool  // the last job took up another's work
 	wrong   error // a command said that all was well, and it was not
+	named   int64 // what a restore could not restore, and named
 	mayWarn bool  // the next backup may have warnings
 }
 
@@ -116,7 +117,8 @@ func faultCommands() []faultCommand {
 		{name: "restore", run: func(ctx context.Context, s *faultScript) error {
 			target := filepath.Join(filepath.Dir(s.w.home), "restored")
 			res, err := s.w.restore(ctx, "latest", target)
-			if err == nil && res.Failed == 0 {
+			s.named = res.Failed + res.Notes
+			if err == nil && s.named == 0 {
 				s.wrong = faultSame(s.r.want[s.acked[len(s.acked)-1]], filepath.Join(target, s.r.src))
 			}
 			return err

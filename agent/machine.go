@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -141,7 +142,7 @@ func (s *Session) lastCommit(st *log.State) log.Head {
 
 // dropJournal removes the journal: what it says is in the vault, or void.
 func (s *Session) dropJournal() error {
-	err := os.Remove(s.cache.JournalPath())
+	err := disk.Remove(s.cache.JournalPath())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove journal: %w", err)
 	}

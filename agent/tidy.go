@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -28,8 +29,10 @@ func (s *Session) tidy(ctx context.Context) {
 	if err := s.mergeRuns(ctx); err != nil && !errors.Is(err, errSuperseded) {
 		s.log.Warn("merge index runs", "err", err)
 	}
-	if err := s.saveHead(); err != nil {
-		s.log.Warn("save head", "err", err)
+	if s.head.Head != s.vault.Log.Head() {
+		if err := s.saveHead(); err != nil {
+			s.log.Warn("save head", "err", err)
+		}
 	}
 	live := map[string]bool{}
 	for _, id := range s.vault.Log.State().Runs() {
@@ -83,7 +86,7 @@ func (s *Session) tidyFilters(live map[string]bool) {
 	}
 	for _, f := range filters {
 		if !live["index/"+f.Name()] {
-			os.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
+			disk.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
 		}
 	}
 }

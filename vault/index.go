@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -178,7 +179,7 @@ func (x *Index) filter(ctx context.Context, run *index.Run) (*index.Filter, erro
 	}
 	if x.opts.FilterDir != "" {
 		// Not synced and not atomic: a torn filter fails its checksum.
-		if err := os.WriteFile(path, f.Bytes(), 0o600); err != nil {
+		if err := disk.WriteFile(path, f.Bytes(), 0o600); err != nil {
 			x.v.logger.Warn("keep filter", "err", err)
 		}
 	}

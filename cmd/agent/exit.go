@@ -78,6 +78,8 @@ var outcomes = []outcome{
 	{agent.ErrAllFailed, exitError, "see the messages above; earlier points are as they were"},
 	{key.ErrPassphrase, exitError, "use --generate-passphrase, or choose another one"},
 	{syscall.ENOSPC, exitError, "free some space and run the command again; it goes on where it stopped"},
+	{syscall.EDQUOT, exitError, "free some space, or ask for a larger quota, and run the command again; it goes on where it stopped"},
+	{syscall.EIO, exitError, "the disk reports an error: check it, or use another one, before you rely on it"},
 	{syscall.EROFS, exitError, "the file system is read-only; choose another place"},
 	{syscall.ENOTDIR, exitError, "a file is where a folder is needed; choose another place"},
 	{fs.ErrPermission, exitError, "run it as a user who may do this, or choose another place"},

@@ -157,8 +157,9 @@ func (l *Log) createEntry(ctx context.Context, seq uint64, object []byte) (bool,
 // create puts an object and returns whether it is there and ours. settle tells
 // whether there is one, and whether it is ours: after any error of Put, since
 // even ErrExists may speak of our own earlier try, made again further down.
-// Where there is none, it may still appear, so the same bytes are put again. Where
-// Put replaces (Options.Sole), it is asked before as well, and after a Put that
+// Where there is none, it may still appear, so the same bytes are put again. One
+// that is not durable cannot be settled: to find it proves nothing. Where Put
+// replaces (Options.Sole), it is asked before as well, and after a Put that
 // succeeded: another that was put in between is left to have the name.
 func (l *Log) create(ctx context.Context, name string, body io.ReaderAt, size int64,
 	settle func(context.Context) (found, ours bool, err error)) (bool, error) {
@@ -172,6 +173,9 @@ func (l *Log) create(ctx context.Context, name string, body io.ReaderAt, size in
 		putErr := l.backend.Put(ctx, name, body, size)
 		if putErr == nil && !replaces {
 			return true, nil
+		}
+		if errors.Is(putErr, backend.ErrNotDurable) {
+			return false, fmt.Errorf("create %s: the outcome is unknown: %w", name, putErr)
 		}
 		found, ours, err := settle(ctx)
 		if err == nil && found {
