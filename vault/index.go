@@ -43,6 +43,10 @@ type IndexOptions struct {
 	// Tolerant passes over runs that are missing or damaged: for a check, and
 	// for restoring what is left.
 	Tolerant bool
+	// Fallback, of a tolerant Index, is called once where a run turns out missing or
+	// damaged. Find looks into the runs that it gives, too, from then on. It may be
+	// called again after an error.
+	Fallback func(context.Context) ([]*index.Run, error)
 }
 
 // Index finds chunks and pages in the live index runs of a vault. It is safe for
@@ -56,6 +60,11 @@ type Index struct {
 	runs    map[chunk.ID]index.Member
 	reading *index.Set // for finding what to read: no filters, any pack
 	dedupe  *index.Set // for deciding what to store: filters, usable packs
+	passed  bool       // a live run could not be opened
+
+	fallbackMu sync.Mutex // held while Fallback is called; guards the rest
+	asked      bool       // Fallback gave what it can
+	fallback   []*index.Run
 }
 
 // OpenIndex opens the index runs that are live as of the log's state.
@@ -77,6 +86,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
+	passed := false
 	for i := len(live) - 1; i >= 0; i-- { // newest first
 		id := live[i]
 		m, ok := x.runs[id]
@@ -85,6 +95,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 			m, err = x.open(ctx, id, keep)
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
+				passed = true
 				continue
 			}
 			if err != nil {
@@ -95,7 +106,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		reading = append(reading, index.Member{Run: m.Run})
 		dedupe = append(dedupe, m)
 	}
-	x.runs = runs
+	x.runs, x.passed = runs, passed
 	x.reading = index.NewSet(nil, reading...)
 	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
 	return nil
@@ -197,49 +208,6 @@ func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
 		usable := x.v.Log.State().Usable
 		return slices.ContainsFunc(locs, func(l index.Location) bool { return usable(l.Pack) }), err
 	}
-}
-
-// Find appends all places of a chunk or page to dst. A tolerant Index passes over
-// damaged runs, as long as another one knows a place.
-func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	for {
-		x.mu.RLock()
-		set := x.reading
-		x.mu.RUnlock()
-		locs, err := set.LookupAll(ctx, id, dst)
-		if err == nil || !errors.Is(err, key.ErrDamaged) {
-			return locs, err
-		}
-		if x.reopen(ctx, set) {
-			continue
-		}
-		if !x.opts.Tolerant {
-			return locs, err
-		}
-		return x.findWhole(ctx, id, dst)
-	}
-}
-
-// findWhole looks into each run by itself. It returns an error where nothing was
-// found and something is damaged.
-func (x *Index) findWhole(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	had := len(dst)
-	var damage error
-	for _, r := range x.Runs() {
-		locs, err := r.Lookup(ctx, id, dst)
-		switch {
-		case err == nil:
-			dst = locs
-		case errors.Is(err, key.ErrDamaged):
-			damage = err
-		default:
-			return dst, err
-		}
-	}
-	if len(dst) > had {
-		damage = nil
-	}
-	return dst, damage
 }
 
 // reopen drops damaged copies of runs and opens the vault's own, unless that
