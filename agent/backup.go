@@ -101,6 +101,9 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 		if err := s.enrol(ctx); err != nil {
 			return res, err
 		}
+		if err := s.dailyList(ctx); err != nil {
+			return res, err
+		}
 	}
 	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: s.vault.Log.State().Unusable()}
 	if err := s.random(j.id[:]); err != nil {

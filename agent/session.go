@@ -37,9 +37,10 @@ type Session struct {
 	keys    home.Keys
 	head    home.Head // as the home knew it
 
-	remember bool // the home had no vault: it takes this one
-	kept     bool // the keys came from the home
-	salvage  bool // a backup met damage, and goes on without what is damaged
+	remember bool           // the home had no vault: it takes this one
+	kept     bool           // the keys came from the home
+	salvage  bool           // a backup met damage, and goes on without what is damaged
+	rebuilt  *vault.Rebuild // what stands in for a damaged index; nil while none is needed
 	// private are paths that no backup reads: the home, and a local vault.
 	private []string
 }
@@ -183,7 +184,12 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 }
 
 // Close frees the session. It stores nothing.
-func (s *Session) Close() error { return s.backend.Close() }
+func (s *Session) Close() error {
+	if s.rebuilt != nil {
+		s.rebuilt.Close()
+	}
+	return s.backend.Close()
+}
 
 // Remember makes a home that has no vault keep this one, with its keys, so that
 // later commands need neither URL nor passphrase. A command calls it when it

@@ -112,7 +112,7 @@ func (c *verify) run(ctx context.Context) error {
 		}
 		c.point = &p.Point.ID
 	}
-	return c.steps(ctx, c.begin, c.checkKeys, c.checkLog, c.checkRuns, c.checkPacks, c.checkPoints)
+	return c.steps(ctx, c.begin, c.checkKeys, c.checkLog, c.checkRuns, c.checkPacks, c.checkPoints, c.reportPacks)
 }
 
 func (c *verify) steps(ctx context.Context, all ...func(context.Context) error) error {

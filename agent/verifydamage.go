@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,7 +54,7 @@ const sweptBy = "nothing needs it, and a prune removes it"
 // reportPacks reports the packs that are not whole, once it is known whether
 // anything needs them. A check of one point leaves out those in quarantine: what
 // the point lacks by them is named, and else it has it from elsewhere.
-func (c *verify) reportPacks() {
+func (c *verify) reportPacks(context.Context) error {
 	type report struct {
 		name string
 		p    *packState
@@ -82,6 +83,7 @@ func (c *verify) reportPacks() {
 	c.damage = append(before, c.damage...)
 	slices.SortStableFunc(c.damage, func(a, b Damage) int { return cmp.Compare(damageRank(a), damageRank(b)) })
 	c.damage = c.damage[:min(len(c.damage), MaxDamageReports)]
+	return nil
 }
 
 // damageRank sorts objects before what they hurt.

@@ -143,30 +143,10 @@ func (c *verify) lookInto(ctx context.Context, ids []chunk.ID) error {
 	return g.Wait()
 }
 
-// directory reads a pack's directory.
-func (c *verify) directory(ctx context.Context, o *pack.Opener, id chunk.ID, p *packState) (pack.Directory, error) {
-	dir, err := pack.ReadDirectory(ctx, c.s.backend, c.v.Ring, p.typ, id, p.length)
-	if !errors.Is(err, key.ErrNewer) {
-		return dir, err
-	}
-	head := make([]byte, key.HeaderBytes)
-	if rerr := pack.ReadRange(ctx, c.s.backend, pack.Name(id), 0, head); rerr != nil {
-		return dir, rerr
-	}
-	if o.Ours(head) {
-		err = fmt.Errorf("%w: its header was changed", key.ErrDamaged)
-	}
-	return dir, err
-}
-
 // readPack reads the directory of a pack, or the pack from end to end. A damaged
 // record is noted, and the others are read all the same.
 func (c *verify) readPack(ctx context.Context, id chunk.ID, p *packState) error {
-	o, err := pack.NewOpener(c.v.Ring, p.typ, id)
-	if err != nil {
-		return err
-	}
-	dir, err := c.directory(ctx, o, id, p)
+	dir, err := pack.ReadDirectory(ctx, c.s.backend, c.v.Ring, p.typ, id, p.length)
 	if err != nil {
 		p.noRows = isFinding(err)
 		return err
@@ -178,11 +158,15 @@ func (c *verify) readPack(ctx context.Context, id chunk.ID, p *packState) error 
 		c.progress(pack.Name(id))
 		return nil
 	}
-	return c.readContent(ctx, o, &dir, p)
+	return c.readContent(ctx, &dir, p)
 }
 
 // readContent reads the records that a directory tells of.
-func (c *verify) readContent(ctx context.Context, o *pack.Opener, dir *pack.Directory, p *packState) error {
+func (c *verify) readContent(ctx context.Context, dir *pack.Directory, p *packState) error {
+	o, err := pack.NewOpener(c.v.Ring, dir.Type, dir.ID)
+	if err != nil {
+		return err
+	}
 	r, err := c.s.backend.Get(ctx, pack.Name(dir.ID), 0, int64(p.length))
 	if err != nil {
 		p.bad = isFinding(err)
@@ -237,12 +221,8 @@ func (c *verify) readByRows(ctx context.Context, ids []chunk.ID) error {
 // readRows reads what an index run says of a pack.
 func (c *verify) readRows(ctx context.Context, dir *pack.Directory) error {
 	p := c.packs[dir.ID]
-	o, err := pack.NewOpener(c.v.Ring, dir.Type, dir.ID)
-	if err != nil {
-		return err
-	}
 	p.bad = false
-	if err := c.readContent(ctx, o, dir, p); err != nil && !isFinding(err) {
+	if err := c.readContent(ctx, dir, p); err != nil && !isFinding(err) {
 		return fmt.Errorf("check %s: %w", pack.Name(dir.ID), err)
 	}
 	p.disputed = dir

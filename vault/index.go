@@ -47,6 +47,8 @@ type IndexOptions struct {
 	// damaged. Find looks into the runs that it gives, too, from then on. It may be
 	// called again after an error.
 	Fallback func(context.Context) ([]*index.Run, error)
+	// Extra are runs besides those of the log that Find looks into.
+	Extra []*index.Run
 }
 
 // Index finds chunks and pages in the live index runs of a vault. It is safe for
@@ -105,6 +107,9 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		runs[id] = m
 		reading = append(reading, index.Member{Run: m.Run})
 		dedupe = append(dedupe, m)
+	}
+	for _, r := range x.opts.Extra {
+		reading = append(reading, index.Member{Run: r})
 	}
 	x.runs, x.passed = runs, passed
 	x.reading = index.NewSet(nil, reading...)

@@ -36,12 +36,6 @@ func (o *Opener) CheckHeader(b []byte) error {
 	return nil
 }
 
-// Ours tells whether a header has the commitment of the pack's key. Where such a one
-// speaks of a newer version, it was changed: a newer agent's keys are others.
-func (o *Opener) Ours(header []byte) bool {
-	return len(header) >= key.HeaderBytes && o.sealer.Commitment.Equal(chunk.Commitment(header[8:key.HeaderBytes]))
-}
-
 // OpenRecord returns the plaintext of the record r, whose box is box. Of r it uses
 // Number, Codec, Plain and Stored, which an index has, too. It overwrites dst and
 // returns a slice of it, or a new one where dst's capacity is below r.Plain (16
