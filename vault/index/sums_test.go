@@ -181,7 +181,7 @@ func TestSalvage(t *testing.T) {
 				t.Fatal("another directory")
 			}
 		}
-		r := openRun(t, id, object, nil)
+		r := openRun(t, id, bytes.Clone(object), nil)
 		at := key.HeaderBytes + rng.IntN(int(r.layout.chunks.end())-key.HeaderBytes)
 		object[at] ^= 1
 		got, err = openRun(t, id, object, nil).Salvage(bg, want)
