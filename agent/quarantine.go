@@ -43,6 +43,27 @@ func (c *verify) suspects() []suspect {
 	return all
 }
 
+// distrust takes trust from the packs that a check found damaged or missing, and
+// returns of how many.
+//
+// Where points need something that is in no index, the pack that had it is not known.
+// If all packs are trusted, jobs do not look up what they carry over, and their points
+// would lack it as well. So a pack is named that nobody has.
+func (s *Session) distrust(ctx context.Context, c *verify, reason string) (int64, error) {
+	n, err := s.quarantine(ctx, c.suspects(), reason)
+	if err != nil || c.lost.nowhere == 0 || s.vault.Log.State().HasUntrusted() {
+		return n, err
+	}
+	id, err := pack.NewID(s.randomness())
+	if err != nil {
+		return n, err
+	}
+	if _, err := s.quarantineEntry(ctx, []chunk.ID{id}, "stands for content that no index knows; "+reason); err != nil {
+		return n, fmt.Errorf("put packs into quarantine: %w", err)
+	}
+	return n, s.saveHead()
+}
+
 // errAllKnown ends an append that would say nothing new.
 var errAllKnown = errors.New("all of it is in quarantine")
 

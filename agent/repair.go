@@ -66,7 +66,7 @@ type repair struct {
 	res RepairResult
 
 	mu     sync.Mutex         // guards the rest, and c.packs, while directories are read
-	taken  map[chunk.ID]bool  // packs that the check knew and whose directories are read again
+	taken  map[chunk.ID]bool  // packs whose directories are read
 	unread map[chunk.ID]error // packs whose directories are damaged, and how
 	held   []chunk.ID         // packs in quarantine that the check did not know
 }
@@ -93,45 +93,30 @@ func (r *repair) run(ctx context.Context) error {
 		}
 	}
 	if len(r.bad) > 0 || c.lost.nowhere > 0 {
-		if err := r.mendIndex(ctx); err != nil {
+		if err := r.gather(ctx); err != nil {
+			return err
+		}
+		if err := r.checkAnew(ctx); err != nil {
 			return err
 		}
 	}
-	return c.steps(ctx, r.quarantine, c.reportPacks)
+	return c.steps(ctx, r.distrust, r.replace, c.reportPacks)
 }
 
-func (r *repair) quarantine(ctx context.Context) (err error) {
-	packs := r.c.suspects()
-	if r.o.DryRun {
-		r.res.Quarantined = int64(len(packs))
-		return nil
-	}
-	r.res.Quarantined, err = r.s.quarantine(ctx, packs, "found damaged or missing by a repair")
-	return err
-}
-
-// mendIndex puts a new run in the place of the damaged ones, and looks at the points
-// again.
-func (r *repair) mendIndex(ctx context.Context) error {
-	if err := r.gather(ctx); err != nil {
-		return err
-	}
-	r.res.Runs, r.res.Packs = int64(len(r.bad)), r.rb.Packs()
-	o := vault.IndexOptions{Tolerant: true}
-	if r.o.DryRun {
-		var err error
-		if o.Extra, err = r.rb.Runs(ctx); err != nil {
-			return err
-		}
-	} else if err := r.replace(ctx); err != nil {
-		return err
-	}
+// checkAnew looks at the points as they will be with the new run in the place of the
+// bad ones.
+func (r *repair) checkAnew(ctx context.Context) error {
 	c := r.c
-	x, err := c.v.OpenIndex(ctx, o)
+	r.res.Runs, r.res.Packs = int64(len(r.bad)), r.rb.Packs()
+	fresh, err := r.rb.Runs(ctx)
 	if err != nil {
 		return err
 	}
-	c.index = x
+	// Not nil, even where no run is left: that would mean those of the log.
+	runs := append(append(make([]*index.Run, 0, len(fresh)), fresh...), r.goodRuns()...)
+	if c.index, err = c.v.OpenIndex(ctx, vault.IndexOptions{Tolerant: true, Runs: runs}); err != nil {
+		return err
+	}
 	for _, id := range r.held {
 		c.packs[id].depth = depthData
 	}
@@ -140,6 +125,18 @@ func (r *repair) mendIndex(ctx context.Context) error {
 	}
 	c.damage = slices.DeleteFunc(c.damage, func(d Damage) bool { return d.Object == "" })
 	return c.checkPoints(ctx)
+}
+
+// distrust takes trust from packs that are not whole. It does so before the new run is
+// named: the index that is then whole does not know what was lost, and a job that
+// finds nothing else wrong looks up nothing that it carries over.
+func (r *repair) distrust(ctx context.Context) (err error) {
+	if r.o.DryRun {
+		r.res.Quarantined = int64(len(r.c.suspects()))
+		return nil
+	}
+	r.res.Quarantined, err = r.s.distrust(ctx, r.c, "found damaged or missing by a repair")
+	return err
 }
 
 // gather reads the directories of all packs that no good run names.
@@ -151,9 +148,7 @@ func (r *repair) gather(ctx context.Context) error {
 	dirs.added, dirs.unread = r.added, r.cannotRead
 	err := r.s.strays(ctx, r.goodRuns(), func(id chunk.ID, length uint64) error {
 		r.mu.Lock()
-		if c.packs[id] != nil {
-			r.taken[id] = true
-		}
+		r.taken[id] = true
 		r.mu.Unlock()
 		return dirs.read(id, length)
 	})
@@ -252,6 +247,9 @@ func (r *repair) salvage(ctx context.Context) error {
 // replace stores the new run and names it in the log in the place of the bad ones.
 // Between the two a kill leaves a run that nothing names.
 func (r *repair) replace(ctx context.Context) error {
+	if r.rb == nil || r.o.DryRun {
+		return nil
+	}
 	var adds []chunk.ID
 	id, err := r.rb.Store(ctx, r.s.keepCopy)
 	switch {
@@ -275,11 +273,5 @@ func (r *repair) replace(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errAllKnown) {
 		return fmt.Errorf("supersede index runs: %w", err)
 	}
-	if err := r.s.saveHead(); err != nil {
-		return err
-	}
-	if err := r.c.v.Log.Refresh(ctx); err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
-	return nil
+	return r.s.saveHead()
 }

@@ -28,6 +28,7 @@ type verify struct {
 	listed      int64            // the sum of sizes
 	named       map[string]bool  // objects that the log names, of those listed
 	runs        []*runState
+	blocks      *index.BlockCache // of runs
 	index       *vault.Index
 	summer      *index.Summer // nil: rows are not compared with directories
 	packs       map[chunk.ID]*packState
@@ -46,9 +47,16 @@ type verify struct {
 	lost lostCount // of who goes through the points
 }
 
+// checkCacheBytes bounds the decoded blocks of index runs that a check keeps: who looks
+// many things up sorts them first.
+const checkCacheBytes = 1 << 20
+
 // newVerify is a check that has read nothing yet.
 func (s *Session) newVerify(o VerifyOptions, depth packDepth) *verify {
-	return &verify{s: s, o: o, depth: depth, named: map[string]bool{}, packs: map[chunk.ID]*packState{}}
+	return &verify{
+		s: s, o: o, depth: depth, named: map[string]bool{}, packs: map[chunk.ID]*packState{},
+		blocks: index.NewBlockCache(checkCacheBytes),
+	}
 }
 
 // Verify checks that all that the log names is there and fits together; with
@@ -73,7 +81,7 @@ func (s *Session) Verify(ctx context.Context, o VerifyOptions) (VerifyResult, er
 	c.reads.save(err == nil && c.point == nil)
 	res := c.result()
 	if err == nil && o.Quarantine {
-		res.Quarantined, err = s.quarantine(ctx, c.suspects(), "found damaged or missing by a check")
+		res.Quarantined, err = s.distrust(ctx, c, "found damaged or missing by a check")
 	}
 	res.Duration = s.now().Sub(begun)
 	if err == nil && (res.Damaged > 0 || res.Hurt > 0) {

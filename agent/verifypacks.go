@@ -140,7 +140,10 @@ func (c *verify) lookInto(ctx context.Context, ids []chunk.ID) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return c.reportWrong()
 }
 
 // readPack reads the directory of a pack, or the pack from end to end. A damaged

@@ -18,6 +18,8 @@ type runState struct {
 	live bool       // else a merge superseded it
 	run  *index.Run // nil where it cannot be opened
 	bad  bool       // missing, damaged, or wrong about a pack
+
+	wrong int64 // packs that it is wrong about
 }
 
 // packRows stand for what a run says of a pack.
@@ -50,25 +52,16 @@ func (c *verify) checkRuns(ctx context.Context) (err error) {
 	return err
 }
 
-// badRun takes note of what is wrong with a run, if anything is.
+// badRun reports what is wrong with a run, if anything is. If a point that a check is
+// about needs the run, the point is hurt, and that is said of it.
 func (c *verify) badRun(r *runState, err error) error {
 	if err != nil && isFinding(err) {
 		r.bad = true
-	}
-	return c.reportRun(r, err)
-}
-
-// reportRun reports what is wrong with a run. If a point that a check is about needs
-// the run, the point is hurt, and that is said of it.
-func (c *verify) reportRun(r *runState, err error) error {
-	if err != nil && isFinding(err) {
 		if c.point != nil {
 			return nil
 		}
 		if !r.live {
-			c.mu.Lock()
 			c.harmless++
-			c.mu.Unlock()
 			err = fmt.Errorf("%w: %s; it is superseded, %s", key.ErrDamaged, damageText(err), sweptBy)
 		}
 	}
@@ -83,7 +76,7 @@ func (c *verify) checkRun(ctx context.Context, r *runState) error {
 	if err != nil {
 		return err
 	}
-	r.run, err = index.OpenRun(ctx, c.v.Ring, r.id, index.ObjectSource(c.s.backend, name), size, nil)
+	r.run, err = index.OpenRun(ctx, c.v.Ring, r.id, index.ObjectSource(c.s.backend, name), size, c.blocks)
 	if err != nil {
 		return err
 	}
@@ -125,17 +118,25 @@ func (c *verify) compareRows(p *packState, dir *pack.Directory) {
 	}
 	sum := c.summer.Directory(dir)
 	for i := range p.rows {
-		r := p.rows[i].run
-		if p.rows[i].sum == sum {
-			continue
-		}
-		p.disputed = dir
-		c.mu.Lock()
-		known := r.bad
-		r.bad = true
-		c.mu.Unlock()
-		if !known {
-			c.reportRun(r, fmt.Errorf("%w: what it says of pack %s is not what the pack's directory says", key.ErrDamaged, dir.ID.Short()))
+		if p.rows[i].sum != sum {
+			p.disputed = dir
+			c.mu.Lock()
+			p.rows[i].run.wrong++
+			c.mu.Unlock()
 		}
 	}
+}
+
+// reportWrong reports the runs that are wrong about packs.
+func (c *verify) reportWrong() error {
+	for _, r := range c.runs {
+		if r.wrong == 0 || r.bad {
+			continue
+		}
+		err := fmt.Errorf("%w: what it says of %d packs is not what the packs' directories say", key.ErrDamaged, r.wrong)
+		if err := c.badRun(r, err); err != nil {
+			return err
+		}
+	}
+	return nil
 }

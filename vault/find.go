@@ -112,7 +112,7 @@ func (x *Index) bestFirst(locs []index.Location) {
 func (x *Index) findWhole(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
 	had := len(dst)
 	var damage error
-	for _, r := range slices.Concat(x.Runs(), x.opts.Extra) {
+	for _, r := range x.Runs() {
 		locs, err := r.Lookup(ctx, id, dst)
 		switch {
 		case err == nil:

@@ -47,8 +47,9 @@ type IndexOptions struct {
 	// damaged. Find looks into the runs that it gives, too, from then on. It may be
 	// called again after an error.
 	Fallback func(context.Context) ([]*index.Run, error)
-	// Extra are runs besides those of the log that Find looks into.
-	Extra []*index.Run
+	// Runs, if not nil, are looked into in place of those that the log says are live.
+	// Usable knows nothing of them.
+	Runs []*index.Run
 }
 
 // Index finds chunks and pages in the live index runs of a vault. It is safe for
@@ -85,6 +86,14 @@ func (x *Index) Refresh(ctx context.Context) error {
 // refresh is Refresh for who holds x.mu. With keep it takes the runs into the
 // backend's copies.
 func (x *Index) refresh(ctx context.Context, keep bool) error {
+	if x.opts.Runs != nil {
+		members := make([]index.Member, len(x.opts.Runs))
+		for i, r := range x.opts.Runs {
+			members[i].Run = r
+		}
+		x.reading, x.dedupe = index.NewSet(nil, members...), index.NewSet(nil)
+		return nil
+	}
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
@@ -107,9 +116,6 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		runs[id] = m
 		reading = append(reading, index.Member{Run: m.Run})
 		dedupe = append(dedupe, m)
-	}
-	for _, r := range x.opts.Extra {
-		reading = append(reading, index.Member{Run: r})
 	}
 	x.runs, x.passed = runs, passed
 	x.reading = index.NewSet(nil, reading...)
@@ -253,6 +259,9 @@ func (x *Index) MemoryBytes() (n int64) {
 
 // Runs are the opened runs.
 func (x *Index) Runs() []*index.Run {
+	if x.opts.Runs != nil {
+		return x.opts.Runs
+	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var all []*index.Run
