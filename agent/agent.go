@@ -238,19 +238,32 @@ type RestoreResult struct {
 // VerifyOptions say how deep to look.
 type VerifyOptions struct {
 	ReadData bool
-	Point    string // only what this point needs
+	// Sample, above 0, is how many percent of the packs' bytes are read: those that no
+	// check of this machine has read, then those read longest ago. It goes with
+	// neither ReadData nor Point.
+	Sample float64
+	Point  string // only what this point needs
+	// Quarantine takes trust from packs that are damaged or missing, so that the next
+	// backups store again what they still have of their content.
+	Quarantine bool
 }
 
 // VerifyResult is what a check found.
 type VerifyResult struct {
-	Objects  int64 // objects looked at
-	Bytes    int64 // bytes read
-	Unnamed  int64 // objects that no log entry names: left by killed jobs
-	Points   int64
-	Damage   []Damage // at most MaxDamageReports
-	Damaged  int64    // damaged, missing or misplaced objects, all counted
-	Hurt     int64    // files of points that damage reaches, all counted
-	Duration time.Duration
+	Objects     int64 // objects looked at
+	Bytes       int64 // bytes read
+	Unnamed     int64 // objects that no log entry names: left by killed jobs
+	Points      int64
+	Damage      []Damage // at most MaxDamageReports
+	Damaged     int64    // damaged, missing or misplaced objects, all counted
+	Harmless    int64    // of these: they were given up before, and nothing needs them
+	DamagedRuns int64    // of these: index runs that are in use
+	Quarantined int64    // packs that this check put into quarantine
+	Hurt        int64    // files of points that damage reaches, all counted
+	HurtPoints  int64    // points that these are of
+	LostBytes   int64    // of these files' content
+	Read        ReadCoverage
+	Duration    time.Duration
 }
 
 // MaxDamageReports bounds the damage that a check keeps in memory to name;
@@ -259,10 +272,11 @@ const MaxDamageReports = 1000
 
 // Damage is one damaged object, or one file of a point that it hurts.
 type Damage struct {
-	Object string // name in the vault, "" for a hurt file
-	Point  string // of a hurt file
-	Path   string
-	Text   string
+	Object     string // name in the vault, "" for a hurt file
+	Point      string // of a hurt file
+	Unfinished bool   // that point is one that a job has not finished yet
+	Path       string
+	Text       string
 }
 
 // Entry is one entry of a point as listings show it.

@@ -103,6 +103,9 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 		if err := s.enrol(ctx); err != nil {
 			return res, err
 		}
+		if err := s.dailyList(ctx); err != nil {
+			return res, err
+		}
 	}
 	st := s.vault.Log.State()
 	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: st.Unusable(), previous: s.lastCommit(st)}

@@ -43,10 +43,11 @@ type Session struct {
 	// machine had never seen it.
 	anew func(log.Head)
 
-	remember bool // the home had no vault: it takes this one
-	holds    bool // this session took the home's lock
-	kept     bool // the keys came from the home
-	salvage  bool // a backup met damage, and goes on without what is damaged
+	remember bool           // the home had no vault: it takes this one
+	holds    bool           // this session took the home's lock
+	kept     bool           // the keys came from the home
+	salvage  bool           // a backup met damage, and goes on without what is damaged
+	rebuilt  *vault.Rebuild // what stands in for a damaged index; nil while none is needed
 	// private are paths that no backup reads: the home, and a local vault.
 	private []string
 }
@@ -224,6 +225,9 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 
 // Close frees the session. It stores nothing.
 func (s *Session) Close() error {
+	if s.rebuilt != nil {
+		s.rebuilt.Close()
+	}
 	if s.holds {
 		s.holds = false
 		s.home.Unlock()

@@ -10,6 +10,7 @@
 //	  filters/<run>                          Bloom filters of index runs
 //	  log                                    verified log entries, MACed
 //	  journal                                the job under way (package journal)
+//	  listed, read                           when packs were listed and read (Memo)
 //	  spool/                                 open packs, spilled index runs
 //
 // # Trust
