@@ -17,6 +17,7 @@ type File struct {
 	st   unix.Stat_t
 	fs   *fileSystem
 	tree *Tree
+	path string // for a hook
 }
 
 // Opened returns the metadata that the file had when it was opened, as an Item
@@ -37,6 +38,7 @@ func (f *File) Stat() (manifest.Entry, error) {
 	}
 	m := metaOf(&st, f.fs)
 	f.tree.fillMeta(&e, &m)
+	f.step(OpChecked)
 	return e, nil
 }
 
@@ -68,6 +70,10 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *File) pread(p []byte, off int64) (int, error) {
+	if f.hooked() {
+		p = p[:(len(p)+1)/2]
+		defer f.step(OpRead)
+	}
 	for {
 		n, err := unix.Pread(f.fd, p, off)
 		if err == unix.EINTR {
@@ -119,6 +125,7 @@ func (f *File) NextData(off int64) (start, end int64, err error) {
 // Xattrs returns the extended attributes by name. Where some can't be read, it
 // returns the others with an error that names the first.
 func (f *File) Xattrs() ([]manifest.Xattr, error) {
+	f.step(OpAttrs)
 	return readXattrs(fdXattrs(f.fd))
 }
 
@@ -127,5 +134,6 @@ func (f *File) Close() error {
 	if err := unix.Close(f.fd); err != nil {
 		return fmt.Errorf("close: %w", err)
 	}
+	f.step(OpClosed)
 	return nil
 }
