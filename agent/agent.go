@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/agent/source"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -83,6 +84,8 @@ type Environment struct {
 	ExpectHead *log.Head
 	// Wrap decorates the backend, once it is open. Nil: it is used as it is.
 	Wrap func(backend.Backend) backend.Backend
+
+	hook source.Hook // for tests: told of each step of reading sources
 }
 
 // partialEvery is how often a long job makes what it has stored part of the vault.

@@ -92,6 +92,7 @@ func (r *reader) run(b *batch) {
 		if b.err = r.list(fd, b); b.err != nil {
 			return
 		}
+		b.f.dir.step(OpListed, "")
 	}
 	r.stat(fd, b)
 }
@@ -242,6 +243,7 @@ func (r *reader) stat(fd int, b *batch) {
 	for _, o := range r.order {
 		rec := &b.recs[o.i]
 		err := r.statOne(fd, b, rec, b.refs[o.i].typ)
+		b.f.dir.step(OpStatted, b.name(rec))
 		if err == nil && rec.state == found && rec.typ() == unix.S_IFLNK && targets < maxTargets {
 			var target string
 			if target, err = readLink(fd, b.name(rec), r.target[:]); err == nil {

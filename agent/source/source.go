@@ -84,6 +84,7 @@ type Options struct {
 	// CrossMounts enters other file systems too, except pseudo file systems.
 	CrossMounts bool
 	Log         *slog.Logger // nil means no log
+	Hook        Hook         // for tests; nil means none
 }
 
 // State says how much is known of an Item.
