@@ -120,8 +120,8 @@ func (s *Session) quarantineEntry(ctx context.Context, ids []chunk.ID, reason st
 	return n, nil
 }
 
-// mayWrite prepares a session for appending entries of this machine.
-func (s *Session) mayWrite(ctx context.Context) error {
+// beginWriting prepares a session for appending entries of this machine.
+func (s *Session) beginWriting(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type RepairResult struct {
 func (s *Session) Repair(ctx context.Context, o RepairOptions) (RepairResult, error) {
 	begun := s.now()
 	if !o.DryRun {
-		if err := s.mayWrite(ctx); err != nil {
+		if err := s.beginWriting(ctx); err != nil {
 			return RepairResult{}, err
 		}
 	}

@@ -69,7 +69,7 @@ func (s *Session) Verify(ctx context.Context, o VerifyOptions) (VerifyResult, er
 		return VerifyResult{}, fmt.Errorf("a sample of %v %% cannot be read", o.Sample)
 	}
 	if o.Quarantine {
-		if err := s.mayWrite(ctx); err != nil {
+		if err := s.beginWriting(ctx); err != nil {
 			return VerifyResult{}, err
 		}
 	}
