@@ -218,10 +218,13 @@ func (w *faultWorld) restore(ctx context.Context, point, target string) (res Res
 	return res, err
 }
 
+// points are all points, the deleted ones among them, oldest first.
 func (w *faultWorld) points(ctx context.Context) (out []PointInfo, err error) {
 	err = w.session(ctx, false, func(s *Session) (err error) {
-		out, err = s.Points(ctx, PointFilter{})
-		return err
+		for _, p := range s.vault.Log.State().Points() {
+			out = append(out, describe(s.vault.Log.State(), p))
+		}
+		return nil
 	})
 	return out, err
 }

@@ -26,6 +26,7 @@ type faultScript struct {
 	acked   []int // state of each point that a backup told of
 	pass    []string
 	keys    bool  // keys are what the test is about now
+	life    bool  // deletion is what the test is about now
 	resumed bool  // the last job took up another's work
 	wrong   error // a command said that all was well, and it was not
 	named   int64 // what a restore could not restore, and named
@@ -34,7 +35,7 @@ type faultScript struct {
 
 // fork is the script with a copy of its world, as it lies on the disk.
 func (s *faultScript) fork(name string) *faultScript {
-	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys}
+	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys, life: s.life}
 	faultImage(s.r.t, s.w, f.w)
 	return f
 }
@@ -106,6 +107,8 @@ func faultCommands() []faultCommand {
 		resuming,
 		parts,
 		merging,
+		{name: "forget", run: func(ctx context.Context, s *faultScript) error { return s.w.forgets(ctx) }},
+		{name: "undelete", run: func(ctx context.Context, s *faultScript) error { return s.w.undeletes(ctx) }},
 		{name: "key change", run: func(ctx context.Context, s *faultScript) error {
 			s.pass = []string{faultPass, faultNewPass}
 			err := s.w.changePassphrase(ctx, faultPass, faultNewPass)
@@ -176,6 +179,9 @@ func (s *faultScript) recovers(ctx context.Context) error {
 		if err := w.restoresTo(ctx, s.r.t, p.ID.String(), s.r.src, s.r.want[states[i]]); err != nil {
 			return fmt.Errorf("point %d of %d: %w", i, len(points), err)
 		}
+	}
+	if s.life {
+		return w.life(ctx)
 	}
 	if !s.keys {
 		return nil
@@ -328,6 +334,7 @@ func faultEach(t *testing.T, fn func(ctx context.Context, c faultCommand, before
 			}
 		}
 		s.keys = c.name == "init" || c.name == "key change"
+		s.life = c.name == "forget" || c.name == "undelete"
 		count := s.fork("count")
 		m := &faultMoments{}
 		stop := m.watch(count.w)
