@@ -50,6 +50,7 @@ MAX_PAGE = MIB  # plaintext of a page (§13)
 MAX_PACK = 256 * MIB
 MAX_ENTRY = MIB + KIB  # object of a log entry (§11)
 MAX_RUN = 64 << 30  # 2^28 chunks take 11 GiB; records and packs are fewer
+MAX_SLOTS = 128  # slots that are tried: 16, and those that killed jobs left
 MAX_DIRECTORY = 24 * MIB  # plaintext of a pack's directory (§6.2)
 BOX = 28  # what a box adds: nonce 12, tag 16
 
@@ -292,6 +293,8 @@ def read_config(folder):
         data = folder.read("config", 4096)
     except Missing:
         raise Failed(f"{show(folder.path)} holds no vault: it has no file config", 10) from None
+    if not folder.list("log", 16) and not folder.list("bundle", 16):
+        raise Failed(f"{show(folder.path)} holds no vault: its init never ended", 10)
     check_header(data, 1, "config")
     c = Fields(data, "config")
     c.take(6)
@@ -356,22 +359,26 @@ def open_vault(folder, config, text, report):
     passphrase = secret is None
     if passphrase:
         secret = unicodedata.normalize("NFC", text).encode()
-    for name in folder.list("keys", 32):
+    trouble = root = None
+    for name in folder.list("keys", 32)[:MAX_SLOTS]:
         try:
-            data = folder.read("keys/" + name, 4096)
-            root = open_slot(data, bytes.fromhex(name), vault_id, secret, passphrase)
+            data, slot_id = folder.read("keys/" + name, 4096), bytes.fromhex(name)
+            root = open_slot(data, slot_id, vault_id, secret, passphrase)
+            if root is None:
+                continue
+            # A killed init may have left a slot of another root key, under which the log does not open.
+            log = Log(folder, Keys(root, vault_id), report)
+            if log.config_hash != config_hash:
+                raise Damaged("config: is not the one that the log names")
+            if log.slots.get(slot_id) == hashlib.sha256(data).digest():
+                return log
+            report.damage(f"keys/{name}: is passed over: the log does not name it, or no longer")
         except Damaged as e:
             report.damage(f"keys/{name}: {e}")
-            continue
-        if root is None:
-            continue
-        keys = Keys(root, vault_id)
-        log = Log(folder, keys, report)
-        if log.config_hash != config_hash:
-            raise Damaged("config: is not the one that the log names")
-        if log.slots.get(bytes.fromhex(name)) == hashlib.sha256(data).digest():
-            return keys, log
-        report.damage(f"keys/{name}: is passed over: it is not, or no longer, a key of this vault")
+            trouble = trouble or (e if root else None)
+        root = None
+    if trouble:
+        raise trouble
     what, other = ("passphrase", "recovery key") if passphrase else ("recovery key", "passphrase")
     raise Failed(f"no key slot of the vault opens with this {what}", 12, f"try another, or the {other}")
 
@@ -1434,8 +1441,7 @@ def command_check(log, store, report, args):
 
 def read_secret(args):
     """The passphrase or recovery key."""
-    recovery_file = getattr(args, "recovery_key_file", None)
-    path = recovery_file or getattr(args, "passphrase_file", None)
+    path = args.recovery_key_file or args.passphrase_file
     if path:
         with open(path, "rb") as f:
             raw = f.read(64 * KIB)
@@ -1449,7 +1455,7 @@ def read_secret(args):
         text = raw.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise Failed("the passphrase or recovery key is not UTF-8") from None
-    if recovery_file and recovery_key(text) is None:
+    if args.recovery_key_file and recovery_key(text) is None:
         raise Failed(f"{show(path)} holds no recovery key", 12)
     return text
 
@@ -1460,23 +1466,28 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv):
-    secret = argparse.ArgumentParser(add_help=False)
-    for option, what in (("--passphrase-file", "passphrase"), ("--recovery-key-file", "recovery key")):
-        secret.add_argument(option, metavar="F", default=argparse.SUPPRESS, help=f"read the {what} from this file")
-    how = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = Parser(prog="rescue.py", parents=[secret], **how)
+    options = Parser(add_help=False, allow_abbrev=False)
+    options.add_argument("--passphrase-file", metavar="F", help="read the passphrase from this file")
+    options.add_argument("--recovery-key-file", metavar="F", help="read the recovery key from this file")
+    found, rest = options.parse_known_args(argv)  # they may stand anywhere
+    parser = Parser(
+        prog="rescue.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options], argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
     parser.add_argument("vault", metavar="VAULT", help="the folder of the vault")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    commands.add_parser("points", parents=[secret], help="list the points").set_defaults(run=command_points)
-    check = commands.add_parser("check", parents=[secret], help="read all that the points need")
+    commands.add_parser("points", help="list the points").set_defaults(run=command_points)
+    check = commands.add_parser("check", help="read all that the points need")
     check.set_defaults(run=command_check)
     check.add_argument("points", nargs="*", metavar="POINT", help='"latest", or the first digits of an ID; none: all')
-    restore = commands.add_parser("restore", parents=[secret], help="restore a point, or some paths of it")
+    restore = commands.add_parser("restore", help="restore a point, or some paths of it")
     restore.set_defaults(run=command_restore)
     restore.add_argument("point", metavar="POINT", help='"latest", or the first digits of an ID')
     restore.add_argument("target", metavar="TARGET", help="a folder that is empty or not there yet")
     restore.add_argument("paths", nargs="*", metavar="PATH", help="an absolute path in the point; none: all")
-    return parser.parse_args(argv)
+    args = parser.parse_args(rest)
+    args.passphrase_file, args.recovery_key_file = found.passphrase_file, found.recovery_key_file
+    return args
 
 
 def main(argv):
@@ -1485,8 +1496,8 @@ def main(argv):
         report = Report(strict=args.command == "check")
         folder = Folder(args.vault)
         config = read_config(folder)  # before a secret is asked for
-        keys, log = open_vault(folder, config, read_secret(args), report)
-        args.run(log, Store(folder, keys, [] if args.command == "points" else log.runs, report), report, args)
+        log = open_vault(folder, config, read_secret(args), report)
+        args.run(log, Store(folder, log.keys, [] if args.command == "points" else log.runs, report), report, args)
         sys.stdout.flush()
         return 3 if report.count else 0
     except Failed as e:
