@@ -189,6 +189,7 @@ func (w *cloneWorld) check() {
 	fresh := w.r.peer("fresh")
 	var listed []PointInfo
 	noErr(w.t, fresh.session(w.t.Context(), func(s *Session) (err error) {
+		w.checkChains(s.vault.Log.State().Points())
 		listed, err = s.Points(w.t.Context(), PointFilter{})
 		return err
 	}))
@@ -208,6 +209,22 @@ func (w *cloneWorld) check() {
 	}
 	for id, list := range makers {
 		w.checkMakers(id, list)
+	}
+}
+
+// checkChains checks that each COMMIT names the one of its machine before it.
+func (w *cloneWorld) checkChains(points []log.PointInfo) {
+	w.t.Helper()
+	last := map[log.MachineID]log.Head{}
+	for _, p := range points {
+		want, ok := last[p.Point.Machine]
+		if !ok {
+			want = log.NoEntry
+		}
+		if p.Point.Previous != want {
+			w.t.Errorf("entry %d of machine %s continues %s, not %s", p.Entry.Seq, p.Point.Machine, p.Point.Previous, want)
+		}
+		last[p.Point.Machine] = p.Entry
 	}
 }
 
