@@ -503,13 +503,22 @@ func faultImage(t testing.TB, w *faultWorld, to *faultWorld) {
 	if err := faultCopy(w.vault, to.vault, true); err != nil {
 		t.Fatal(err)
 	}
-	// The home names the vault by its place.
-	file := filepath.Join(to.home, "vault.json")
-	if b, err := os.ReadFile(file); err == nil {
-		if err := os.WriteFile(file, bytes.ReplaceAll(b, []byte(w.vault), []byte(to.vault)), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := retarget(to.home, w.vault, to.vault); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// retarget makes a home, which names its vault by the place, use another one.
+func retarget(home, from, to string) error {
+	file := filepath.Join(home, "vault.json")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, bytes.ReplaceAll(b, []byte(from), []byte(to)), 0o600)
 }
 
 // faultCopy copies a folder. Files that go away meanwhile are left out.
