@@ -77,6 +77,8 @@ type faultWorld struct {
 	notes       *faultNotes
 	partial     time.Duration
 	clock       func() time.Time // nil for faultClock
+	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
+	sleep func(context.Context, time.Duration) error
 }
 
 // faultClock ticks a millisecond each time it is asked, from a time that lies
@@ -104,13 +106,25 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep,
 		Secret: func(context.Context) (string, error) { return secret, nil },
+	}
+	if e.Sleep == nil {
+		e.Sleep = faultSleep
 	}
 	if w.notes != nil {
 		e.Report = w.notes
 	}
 	return e
+}
+
+func faultSleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(min(d, 10*time.Millisecond)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // faultNotes collects what a job reports.

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/agent/home"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/fault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -113,13 +115,11 @@ func TestFaultOwnerAlone(t *testing.T) {
 	must(t, o.owner.locked(func(*home.Home) error { return nil })) // it was given back
 }
 
-// A machine that takes over while the owner has a job under way, at each of its
-// operations: whoever was told of a point has it, or learns that the log is not as
-// it wrote it. In the end one of them can write, and all points restore.
-func TestFaultTakenOverMeanwhile(t *testing.T) {
-	ctx := t.Context()
-	o := newOwnerRig(t)
-	o.edit(1)
+// eachOperation lets the owner back up once for each moment of that, or for a sample
+// of them, at which meanwhile is called.
+func (o *ownerRig) eachOperation(sample int, meanwhile func(c *ownerRig, what string), after func(c *ownerRig, what string, res BackupResult, err error)) (cases, total int) {
+	o.t.Helper()
+	ctx := o.t.Context()
 	var ops *fault.Backend
 	c := o.image("count")
 	c.owner.wrap = func(b backend.Backend) backend.Backend {
@@ -127,63 +127,124 @@ func TestFaultTakenOverMeanwhile(t *testing.T) {
 		return ops
 	}
 	_, err := c.owner.backup(ctx, o.src)
-	must(t, err)
+	must(o.t, err)
 	c.drop()
-	refused, lost, total := 0, 0, 2*ops.Count()
-	cases := faultSample(total, 14)
-	for _, n := range cases {
+	total = 2 * ops.Count()
+	for _, n := range faultSample(total, sample) {
 		c := o.image("case")
-		var theirs BackupResult
 		what := ""
 		c.owner.wrap = func(b backend.Backend) backend.Backend {
 			return fault.New(fault.Replacing(b), func(op fault.Op) fault.Action {
 				if op.N == n/2 && op.After == (n%2 == 1) {
 					what = op.String()
-					must(t, c.other.takeOver(ctx))
-					var err error
-					theirs, err = c.other.backup(ctx, o.src)
-					must(t, err)
+					meanwhile(c, what)
 				}
 				return fault.Action{}
 			})
 		}
-		ours, err := c.owner.backup(ctx, o.src)
+		res, err := c.owner.backup(ctx, o.src)
 		c.owner.wrap = fault.Replacing
-		if what == "" {
-			c.drop()
-			continue // it took fewer operations
+		if what != "" { // a run may take fewer operations
+			cases++
+			after(c, what, res, err)
 		}
-		if err != nil && !errors.Is(err, vault.ErrNotOwner) && !errors.Is(err, log.ErrForked) {
-			t.Errorf("%s: %v", what, err)
+		c.drop()
+	}
+	return cases, total
+}
+
+// A machine that takes over while the owner has a job under way, at each of its
+// operations, and while it waits, that job goes on to its end: the log stays whole,
+// and whoever was told of a point has it, or learns that the log is not as it wrote
+// it.
+func TestFaultTakenOverMeanwhile(t *testing.T) {
+	ctx := t.Context()
+	o := newOwnerRig(t)
+	o.edit(1)
+	took, ended := make(chan error, 1), make(chan bool)
+	both, refused, again := 0, 0, 0
+	meanwhile := func(c *ownerRig, _ string) {
+		waits := make(chan bool)
+		c.other.sleep = func(_ context.Context, d time.Duration) error {
+			if d == takeOverWait {
+				close(waits)
+				<-ended
+			}
+			return nil
 		}
-		if err != nil {
+		go func() { took <- c.other.takeOver(ctx) }()
+		select {
+		case <-waits:
+		case <-time.After(faultStuck):
+			t.Error("it does not wait")
+		}
+	}
+	cases, total := o.eachOperation(16, meanwhile, func(c *ownerRig, what string, ours BackupResult, err error) {
+		ended <- true
+		tookErr := <-took
+		c.other.sleep = nil
+		switch {
+		case err == nil && tookErr == nil:
+			both++ // the job was at its end
+		case err != nil && tookErr == nil:
 			refused++
+			if !errors.Is(err, vault.ErrNotOwner) {
+				t.Errorf("%s: the owner before: %v", what, err)
+			}
+		case errors.Is(tookErr, log.ErrForked):
+			again++ // it was overwritten, and says so
+			if _, err := c.other.accept(ctx); err != nil {
+				t.Errorf("%s: accept: %v", what, err)
+			}
+		default:
+			t.Errorf("%s: take-over: %v", what, tookErr)
 		}
-		told := map[*faultWorld]string{c.other: theirs.Point}
 		if err == nil {
-			told[c.owner] = ours.Point
-		}
-		for w, point := range told {
-			err := w.restoresTo(ctx, t, point, o.src, o.want[1])
-			if errors.Is(err, log.ErrForked) || errors.Is(err, log.ErrRollback) {
-				lost++
-				_, err = w.accept(ctx)
-			}
-			if err != nil {
-				t.Errorf("%s: the point of %q: %v", what, w.host, err)
-			}
-		}
-		if _, err := c.owner.points(ctx); err != nil { // it may have been refused in the middle
-			if _, err := c.owner.accept(ctx); err != nil {
+			if err := c.owner.restoresTo(ctx, t, ours.Point, o.src, o.want[1]); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
 		c.ends(what)
-		c.drop()
+	})
+	t.Logf("%d cases of %d: the owner was refused in %d, had ended in %d, and the take-over had to be made again in %d",
+		cases, total, refused, both, again)
+}
+
+// A machine that takes over and builds on that while the owner before sleeps between
+// its reading of the log and its Put: that breaks the log, and it says so.
+func TestFaultOwnerSleeps(t *testing.T) {
+	ctx := t.Context()
+	o := newOwnerRig(t)
+	o.edit(1)
+	refused, broken := 0, 0
+	meanwhile := func(c *ownerRig, what string) {
+		if err := c.other.takeOver(ctx); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := c.other.backup(ctx, o.src); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
-	t.Logf("%d cases of %d, in %d the owner was refused, in %d a point was lost to a write at the same time", len(cases), total, refused, lost)
-	if refused == 0 {
-		t.Error("the owner was never refused")
+	cases, total := o.eachOperation(16, meanwhile, func(c *ownerRig, what string, _ BackupResult, err error) {
+		fresh := &faultWorld{home: c.owner.home + "-fresh", vault: c.owner.vault, host: "fresh", wrap: fault.Replacing}
+		_, readErr := fresh.points(ctx)
+		switch {
+		case errors.Is(readErr, key.ErrDamaged):
+			broken++
+			if !errors.Is(err, key.ErrDamaged) {
+				t.Errorf("%s: the log is broken, and the owner before is told %v", what, err)
+			}
+			return
+		case errors.Is(err, vault.ErrNotOwner):
+			refused++
+		case err != nil:
+			t.Errorf("%s: %v", what, err)
+		}
+		c.ends(what)
+	})
+	t.Logf("%d cases of %d: refused in %d, the log broken in %d", cases, total, refused, broken)
+	if broken > 2 {
+		t.Error("the log is broken at other moments than that between the last look and the Put")
 	}
 }
 

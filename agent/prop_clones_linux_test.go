@@ -95,7 +95,9 @@ func (w *cloneWorld) backup(h *cloneHome) {
 func (w *cloneWorld) die(h *cloneHome) {
 	w.t.Helper()
 	n := w.rng.IntN(40)
-	h.env.Wrap = func(b backend.Backend) backend.Backend { return fault.New(b, fault.At(n, w.rng.IntN(2) == 0, fault.Kill(nil))) }
+	h.env.Wrap = func(b backend.Backend) backend.Backend {
+		return fault.New(b, fault.At(n, w.rng.IntN(2) == 0, fault.Kill(nil)))
+	}
 	w.use(h, func() {
 		// A point that it told nobody of may be there all the same.
 		if res, err := h.try(w.t.Context(), BackupOptions{}); err == nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -28,6 +29,8 @@ const homeEnv = "THARSIS_HOME"
 var seams struct {
 	kdf  key.KDFParams                         // zero: the default costs of a passphrase
 	wrap func(backend.Backend) backend.Backend // nil: the backend as it is
+	// sleep stands for waiting; nil: as long as it takes.
+	sleep func(context.Context, time.Duration) error
 }
 
 // stdio is what a command reads and writes.
@@ -216,7 +219,7 @@ func (a *app) openHome() (*home.Home, error) {
 // environment is what the engine is given, with reports going to r.
 func (a *app) environment(r agent.Reporter) agent.Environment {
 	return agent.Environment{
-		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, ExpectHead: a.expectHead,
+		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, ExpectHead: a.expectHead, Sleep: seams.sleep,
 		IndexMemory: func(n int64) { debug.SetMemoryLimit(memoryGoalBytes + 2*n) },
 	}
 }

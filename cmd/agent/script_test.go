@@ -115,6 +115,7 @@ func umaskCommand() {
 // objects that exist.
 func replacesCommand() {
 	seams.wrap = fault.Replacing
+	seams.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	agentCommand()
 }
 
