@@ -79,6 +79,8 @@ type Environment struct {
 	// PartialEvery is how often a long job makes what it has stored part of the
 	// vault, hidden, so that a lost cache does not lose it; 0: every 30 minutes.
 	PartialEvery time.Duration
+	// Sleep waits, or until ctx is done, whose error it returns. Nil: a timer.
+	Sleep func(ctx context.Context, d time.Duration) error
 	// ExpectHead, where not nil, is an entry that a vault's log must hold to be
 	// opened: what a machine goes by that has not seen the vault before.
 	ExpectHead *log.Head

@@ -293,8 +293,8 @@ func (m *faultMoments) moment(what string) error {
 	return m.at(n, what)
 }
 
-// watch puts the moments into a world, for as long as the test runs. Nothing else
-// in the process may use durable's hook meanwhile.
+// watch puts the moments into a world, above what it has, for as long as the test
+// runs. Nothing else in the process may use durable's hook meanwhile.
 func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 	dir := filepath.Dir(w.home) + string(filepath.Separator)
 	restore := durable.SetHook(func(s durable.Step) error {
@@ -303,7 +303,11 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 		}
 		return m.moment(s.String())
 	})
+	below := w.wrap
 	w.wrap = func(b backend.Backend) backend.Backend {
+		if below != nil {
+			b = below(b)
+		}
 		m.backend = fault.New(b, func(op fault.Op) fault.Action {
 			if err := m.moment(op.String()); err != nil {
 				return fault.Fail(err)
@@ -314,7 +318,7 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 	}
 	return func() {
 		restore()
-		w.wrap = nil
+		w.wrap = below
 	}
 }
 

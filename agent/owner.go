@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -13,8 +14,13 @@ import (
 // On a backend that replaces objects, one machine alone may write to the vault, its
 // owner, and one process of it at a time. Everyone with a key can read. The log says
 // who the owner is, so that each append, which is preceded by reading the log, learns
-// of a take-over. Nothing can keep an owner of before from writing in the moment
-// between its reading and its Put: reading back makes it notice, mostly.
+// of a take-over. Nothing can keep an owner of before from a Put that it was about to
+// make when another took over. So a take-over waits before anything is built on its
+// entry, and looks whether that still stands.
+
+// takeOverWait is how long a take-over waits for a Put of the owner before: much
+// longer than the moment between its reading the log and that, unless it sleeps.
+const takeOverWait = 10 * time.Second
 
 // ErrShared is returned by TakeOver where any machine may write to the vault.
 var ErrShared = errors.New("any machine may write to this vault: it has no owner")
@@ -123,5 +129,26 @@ func (s *Session) TakeOver(ctx context.Context, confirm func(Owner) error) error
 	if err != nil {
 		return err
 	}
+	s.note(Note{Info, "", fmt.Sprintf("waiting %s, in case that the owner before is writing at this moment", takeOverWait)})
+	if err := s.sleep(ctx, takeOverWait); err != nil {
+		return err
+	}
+	if err := s.vault.Log.Refresh(ctx); err != nil {
+		return fmt.Errorf("take the vault over: the owner before may have written at the same time: %w", err)
+	}
 	return s.saveHead()
+}
+
+func (s *Session) sleep(ctx context.Context, d time.Duration) error {
+	if s.env.Sleep != nil {
+		return s.env.Sleep(ctx, d)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -30,6 +30,8 @@ var seams struct {
 	kdf  key.KDFParams                         // zero: the default costs of a passphrase
 	wrap func(backend.Backend) backend.Backend // nil: the backend as it is
 	now  func() time.Time                      // nil: the system's clock
+	// sleep stands for waiting; nil: as long as it takes.
+	sleep func(context.Context, time.Duration) error
 }
 
 // stdio is what a command reads and writes.
@@ -218,7 +220,7 @@ func (a *app) openHome() (*home.Home, error) {
 // environment is what the engine is given, with reports going to r.
 func (a *app) environment(r agent.Reporter) agent.Environment {
 	return agent.Environment{
-		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, Clock: seams.now, ExpectHead: a.expectHead,
+		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, Clock: seams.now, Sleep: seams.sleep, ExpectHead: a.expectHead,
 		IndexMemory: func(n int64) { debug.SetMemoryLimit(memoryGoalBytes + 2*n) },
 	}
 }

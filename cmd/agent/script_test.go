@@ -145,6 +145,7 @@ func (b laterBackend) List(ctx context.Context, prefix string) iter.Seq2[backend
 // objects that exist.
 func replacesCommand() {
 	seams.wrap = fault.Replacing
+	seams.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	agentCommand()
 }
 

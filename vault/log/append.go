@@ -111,12 +111,27 @@ func (l *Log) tryAppend(ctx context.Context, signer ed25519.PrivateKey, body Bod
 	if err != nil || !won {
 		return false, err
 	}
+	if l.opts.Sole != nil {
+		if err := l.checkBuiltOn(ctx); err != nil {
+			return false, err
+		}
+	}
 	seq := l.next
 	if err := l.accept(object, true); err != nil {
 		return false, err
 	}
 	l.remember(seq, object)
 	return true, nil
+}
+
+// checkBuiltOn tells, where Put replaces, whether entry l.next was put in the place
+// of one that another machine had already built on, which breaks the log.
+func (l *Log) checkBuiltOn(ctx context.Context) error {
+	later, err := l.exists(ctx, entryName(l.next+1))
+	if err == nil && later {
+		err = fmt.Errorf("%w: another machine wrote at the same time, and its entry was replaced", key.ErrDamaged)
+	}
+	return err
 }
 
 // sealNext gives an object for entry l.next, which was opened and checked as a
