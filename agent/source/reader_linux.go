@@ -300,7 +300,9 @@ func (r *reader) statOne(fd int, b *batch, rec *record, typ uint8) error {
 		return err
 	}
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if t.never.has(st) || typ == unix.DT_UNKNOWN && r.excluded(b.f, name, dir) {
+	// A pattern may be for folders only: ask again where it is no longer what it was.
+	other := typ == unix.DT_UNKNOWN || dir != (typ == unix.DT_DIR)
+	if t.never.has(st) || other && r.excluded(b.f, name, dir) {
 		rec.state = excluded
 		return nil
 	}
