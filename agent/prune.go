@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
@@ -12,6 +14,7 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // ErrConfirm is returned by Prune where it would do what may be a mistake, and
@@ -68,14 +71,19 @@ type prune struct {
 	now    time.Time                // by the local clock
 	listed map[string]backend.Info  // packs/ and index/
 	stored time.Time                // the backend's time at that listing, if it tells
-	purged map[log.PointID]struct{} // by this prune, or by a dry run if it did
+	ended  map[log.PointID]struct{} // points that the plan takes for purged
 
 	index *vault.Index
 	live  *index.Live
 	pages *vault.Pages
 	at    log.Head // the log that marking and counting are about
+	lost  int      // packs that it distrusts
 	use   map[chunk.ID]*packUse
-	moved map[chunk.ID]struct{} // packs whose rest this prune wrote anew
+
+	known   map[chunk.ID]struct{} // packs that the index had when the prune began
+	moved   map[chunk.ID]struct{} // packs whose rest this prune wrote anew
+	written map[chunk.ID]struct{} // where to; read back
+	proven  map[chunk.ID]struct{} // packs of which other packs have all that is needed, as was read
 }
 
 // Prune ends the points whose soft-delete period is over, announces the packs that
@@ -87,7 +95,7 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := &prune{s: s, o: o, now: s.now(), purged: map[log.PointID]struct{}{}, moved: map[chunk.ID]struct{}{}}
+	p := &prune{s: s, o: o, now: s.now(), moved: map[chunk.ID]struct{}{}, written: map[chunk.ID]struct{}{}, proven: map[chunk.ID]struct{}{}}
 	err := p.run(ctx)
 	p.res.Duration = s.now().Sub(p.now)
 	return p.res, err
@@ -95,28 +103,56 @@ func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error
 
 func (p *prune) run(ctx context.Context) error {
 	s := p.s
-	if err := s.refresh(ctx); err != nil {
+	if p.o.DryRun {
+		return p.dryRun(ctx)
+	}
+	if err := s.withRoom(ctx, s.beginWriting); err != nil {
 		return err
 	}
-	if err := s.mayWrite(s.vault.Log.State()); err != nil {
+	var err error
+	if p.admin, err = s.admin(ctx, "prune"); err != nil {
 		return err
 	}
-	if !p.o.DryRun {
-		var err error
-		if p.admin, err = s.admin(ctx, "prune"); err != nil {
-			return err
-		}
-		if err := s.withRoom(ctx, p.checkClock); err != nil {
-			return err
-		}
-		defer s.restock()
+	defer s.restock()
+	// What an earlier prune said is deleted needs neither a clock nor room.
+	if err := errors.Join(p.list(ctx), p.delete(ctx)); err != nil {
+		return err
 	}
 	for _, step := range []func(context.Context) error{
-		p.note, p.purge, p.list, p.survey, p.repack, p.condemn, p.sweep, p.clean,
+		p.checkClock, p.note, p.plan, p.guard, p.purge, p.sweep, p.repack, p.condemn, p.clean,
 	} {
 		if err := s.withRoom(ctx, step); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// dryRun counts what a prune would do. What it would write anew is not written, so
+// what that frees is not among what it would condemn.
+func (p *prune) dryRun(ctx context.Context) error {
+	if err := p.s.refresh(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(p.list(ctx), p.plan(ctx)); err != nil {
+		return err
+	}
+	p.stored = p.now // the store is not asked, since that writes to it
+	p.res.Purged = int64(len(p.ended))
+	for id := range p.candidates() {
+		p.res.Repacked++
+		p.res.RepackedBytes += int64(p.use[id].length)
+	}
+	packs, _ := p.doomed()
+	p.res.Condemned, p.res.CondemnedBytes = int64(len(packs)), p.bytesOf(packs)
+	p.totals()
+	due, runs := p.due()
+	p.res.Swept = int64(len(due) + len(runs))
+	for _, id := range due {
+		p.res.FreedBytes += p.listed[pack.Name(id)].Size
+	}
+	for _, id := range runs {
+		p.res.FreedBytes += p.listed[index.Name(id)].Size
 	}
 	return nil
 }
@@ -136,7 +172,7 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 			return body, nil
 		})
 		if errors.Is(err, errMoved) && try < maxMoved {
-			if err := p.recount(ctx); err != nil {
+			if err := p.catchUp(ctx); err != nil {
 				return err
 			}
 			continue
@@ -151,36 +187,57 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 
 // note starts the soft-delete periods of what was deleted since.
 func (p *prune) note(ctx context.Context) error {
-	if p.o.DryRun {
-		return nil
-	}
 	return p.s.noteForgets(ctx, p.admin, p.o.Confirm)
 }
 
-// purge ends the points whose soft-delete period is over.
-func (p *prune) purge(ctx context.Context) error {
-	st := p.s.vault.Log.State()
-	due := p.purgeable(st)
-	if len(due) == 0 {
+// plan counts as if the points whose soft-delete period is over were purged.
+func (p *prune) plan(ctx context.Context) error {
+	p.ended = map[log.PointID]struct{}{}
+	for _, id := range p.purgeable(p.s.vault.Log.State()) {
+		p.ended[id] = struct{}{}
+	}
+	return p.survey(ctx)
+}
+
+// guard asks before much goes: nothing was changed yet.
+func (p *prune) guard(context.Context) error {
+	if p.o.Confirm {
 		return nil
 	}
-	if all := len(st.Points()); 2*len(due) > all && !p.o.Confirm && !p.o.DryRun {
-		return fmt.Errorf("%w: it would end %d of the vault's %d points for good", ErrConfirm, len(due), all)
+	if all := len(p.s.vault.Log.State().Points()); 2*len(p.ended) > all {
+		return fmt.Errorf("%w: it would end %d of the vault's %d points for good", ErrConfirm, len(p.ended), all)
 	}
+	gone, all := int64(0), p.totals()
+	from := p.candidates()
+	for id, u := range p.use {
+		if _, goes := from[id]; goes || u.dead() && p.s.vault.Log.State().Usable(id) {
+			gone += int64(u.total - min(u.live+u.shadow, u.total))
+		}
+	}
+	if gone*100 > all*maxCondemnShare {
+		return fmt.Errorf("%w: nothing would need %d%% of the vault's bytes any more, and they would be deleted", ErrConfirm, gone*100/all)
+	}
+	return nil
+}
+
+// purge ends the points whose soft-delete period is over, and counts anew: someone
+// may have brought one back, or held it.
+func (p *prune) purge(ctx context.Context) error {
+	due := slices.Collect(maps.Keys(p.ended))
 	for len(due) > 0 {
 		n := min(len(due), maxNamed)
-		if !p.o.DryRun {
-			if err := p.purgeSome(ctx, due[:n]); err != nil {
-				return fmt.Errorf("purge points: %w", err)
-			}
-		}
-		for _, id := range due[:n] {
-			p.purged[id] = struct{}{}
+		if err := p.purgeSome(ctx, due[:n]); err != nil {
+			return fmt.Errorf("purge points: %w", err)
 		}
 		due = due[n:]
 	}
-	p.res.Purged = int64(len(p.purged))
-	return nil
+	for id := range p.ended {
+		if point, ok := p.s.vault.Log.State().Point(id); ok && point.Purged {
+			p.res.Purged++
+		}
+	}
+	p.ended = nil
+	return p.recount(ctx)
 }
 
 // maxNamed is how many points or packs one entry names: well below what its

@@ -82,7 +82,7 @@ func (p *prune) list(ctx context.Context) error {
 
 // orphans are listed packs and runs that no entry names, long after they were
 // stored.
-func (p *prune) orphans() (packs, runs []chunk.ID, bytes int64) {
+func (p *prune) orphans() (packs, runs []chunk.ID) {
 	st := p.s.vault.Log.State()
 	pending := map[chunk.ID]bool{}
 	for _, r := range st.PendingRuns() {
@@ -96,13 +96,11 @@ func (p *prune) orphans() (packs, runs []chunk.ID, bytes int64) {
 		switch {
 		case isPack && p.use[id] == nil && st.Usable(id):
 			packs = append(packs, id)
-			bytes += info.Size
 		case !isPack && !st.RunLive(id) && !st.RunGone(id) && !pending[id]:
 			runs = append(runs, id)
-			bytes += info.Size
 		}
 	}
-	return packs, runs, bytes
+	return packs, runs
 }
 
 // objectID is the ID in the name of a pack or an index run.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -35,16 +36,12 @@ const (
 // together.
 func (p *prune) repack(ctx context.Context) error {
 	from := p.candidates()
-	p.res.Repacked, p.res.RepackedBytes = 0, 0
-	for id := range from {
-		p.res.Repacked++
-		p.res.RepackedBytes += int64(p.use[id].length)
-	}
-	if len(from) == 0 || p.o.DryRun {
+	if len(from) == 0 {
 		return nil
 	}
 	if p.s.full {
-		return p.noRoom()
+		p.noRoom()
+		return nil
 	}
 	r, err := p.newRepacker(ctx, from)
 	if err != nil {
@@ -53,22 +50,23 @@ func (p *prune) repack(ctx context.Context) error {
 	defer r.w.Close()
 	if err := r.run(ctx); errors.Is(err, syscall.ENOSPC) {
 		r.drop(ctx)
-		return errors.Join(p.noRoom(), p.recount(ctx))
+		p.noRoom()
+		return p.recount(ctx)
 	} else if err != nil {
 		return fmt.Errorf("write packs anew: %w", err)
 	}
 	for id := range from {
 		p.moved[id] = struct{}{}
+		p.res.Repacked++
+		p.res.RepackedBytes += int64(p.use[id].length)
 	}
 	return p.recount(ctx)
 }
 
 // noRoom says that a store without room is not made smaller by writing to it: what is
 // wholly dead still goes.
-func (p *prune) noRoom() error {
+func (p *prune) noRoom() {
 	p.s.note(Note{Info, "", "there is no room to write packs anew; those that nothing needs still go"})
-	p.res.Repacked, p.res.RepackedBytes = 0, 0
-	return nil
 }
 
 // candidates are the packs whose rest is written anew: those that must be, then
@@ -146,7 +144,7 @@ func (r *repacker) run(ctx context.Context) error {
 	if err := r.inOrder(ctx); err != nil {
 		return err
 	}
-	for id := range r.from {
+	for _, id := range slices.Collect(maps.Keys(r.from)) {
 		if err := r.rest(ctx, id); err != nil {
 			return err
 		}
@@ -220,8 +218,11 @@ func (r *repacker) newest() (roots []chunk.ID) {
 func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	u := r.p.use[id]
 	dir, err := pack.ReadDirectory(ctx, r.p.s.backend, r.p.s.vault.Ring, u.typ, id, u.length)
-	if u.last && isFinding(err) {
-		return nil // what it had is lost, unless it comes back
+	if isFinding(err) {
+		if !u.last { // else what it had is lost, unless it comes back
+			r.spoil(id, err)
+		}
+		return nil
 	}
 	if err != nil {
 		return err
@@ -242,27 +243,27 @@ func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	return r.flush(ctx)
 }
 
-// copy copies a needed chunk or page if it is taken from one of the packs that go.
+// copy copies a needed chunk or page if the copy that is kept is in a pack that goes.
 func (r *repacker) copy(ctx context.Context, id chunk.ID) (err error) {
 	if r.locs, err = r.p.index.Find(ctx, id, r.locs[:0]); err != nil {
 		return err
 	}
-	st := r.p.s.vault.Log.State()
-	i := slices.IndexFunc(r.locs, func(l index.Location) bool { return st.Usable(l.Pack) })
-	if i >= 0 {
-		if _, goes := r.from[r.locs[i].Pack]; !goes {
+	kept := r.p.taken(r.locs)
+	if kept >= 0 {
+		if _, goes := r.from[r.locs[kept].Pack]; !goes {
 			return nil
 		}
+		r.locs[0], r.locs[kept] = r.locs[kept], r.locs[0]
 	}
 	if known, err := r.w.Known(ctx, id); known || err != nil {
 		return err
 	}
-	if i > 0 {
-		r.locs[0], r.locs[i] = r.locs[i], r.locs[0]
-	}
 	data, typ, err := r.read.Chunk(ctx, r.locs, id)
-	if i < 0 && errors.Is(err, key.ErrDamaged) {
-		return nil // no usable pack has it, and the others only what cannot be read
+	if isFinding(err) {
+		if kept >= 0 {
+			r.spoil(r.locs[0].Pack, err)
+		}
+		return nil // else no pack that is trusted has it, and the others only what cannot be read
 	}
 	if err != nil {
 		return err
@@ -271,6 +272,13 @@ func (r *repacker) copy(ctx context.Context, id chunk.ID) (err error) {
 		return err
 	}
 	return r.add(ctx, typ, id, data)
+}
+
+// spoil leaves a pack as it is: something that is needed of it cannot be read.
+func (r *repacker) spoil(id chunk.ID, err error) {
+	r.p.s.note(Note{Info, "", "pack " + id.Short() + " is damaged and stays as it is; see: agent verify --read-data"})
+	r.p.s.log.Warn("leave a damaged pack as it is", "pack_id", id.Short(), "err", err)
+	delete(r.from, id)
 }
 
 // add stores a chunk, small ones grouped.
@@ -325,6 +333,7 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 		if err := r.p.s.direct.CheckPack(ctx, dir); err != nil {
 			return fmt.Errorf("read back pack %s: %w", dir.ID.Short(), err)
 		}
+		r.p.written[dir.ID] = struct{}{}
 	}
 	r.fresh = nil
 	run, ok, err := r.w.WriteIndex(r.p.s.keepCopy)
@@ -335,9 +344,8 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 	if ok {
 		runs = []chunk.ID{run}
 	}
-	lost := r.p.s.vault.Log.State().Unusable()
 	_, err = r.p.s.vault.Log.Append(ctx, r.p.admin, func(st *log.State) (log.Body, error) {
-		if slices.ContainsFunc(runs, st.RunGone) || st.Unusable() != lost {
+		if slices.ContainsFunc(runs, st.RunGone) {
 			return nil, errMoved
 		}
 		return entry(runs), nil

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -100,11 +101,11 @@ func (s *Session) mergeRuns(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.mergeInto(ctx, chooseRuns(x.Runs()))
+	return s.mergeInto(ctx, chooseRuns(x.Runs()), s.machine.Key)
 }
 
 // mergeInto makes one run of several, or none where all their packs are gone.
-func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
+func (s *Session) mergeInto(ctx context.Context, runs []*index.Run, signer ed25519.PrivateKey) error {
 	var adds []chunk.ID
 	id, err := s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy)
 	if err == nil {
@@ -116,7 +117,11 @@ func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
 	for i, r := range runs {
 		old[i] = r.ID()
 	}
-	_, err = s.vault.Log.Append(ctx, s.machine.Key, func(st *log.State) (log.Body, error) {
+	_, err = s.vault.Log.Append(ctx, signer, func(st *log.State) (log.Body, error) {
+		// A run that took over a week to be named may be condemned as a killed job's.
+		if slices.ContainsFunc(adds, st.RunGone) {
+			return nil, errSuperseded
+		}
 		for _, o := range old {
 			if !st.RunLive(o) {
 				return nil, errSuperseded
