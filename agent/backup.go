@@ -10,6 +10,7 @@ import (
 	"github.com/tharsis-backup/tharsis/cache/journal"
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -38,9 +39,14 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 		s.note(n)
 	}
 	for try := 0; ; try++ {
+		head := s.vault.Log.Head()
 		res, err := s.attempt(ctx, o, paths)
 		if errors.Is(err, errFenced) && try < maxFenced {
 			s.log.Warn("start over", "reason", err)
+			continue
+		}
+		if s.movedOn(ctx, err, head) && try < maxFenced {
+			s.log.Warn("start over with a newer log", "reason", err)
 			continue
 		}
 		if s.salvages(err) && !o.DryRun {
@@ -50,6 +56,15 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 		res.Duration, res.Head = s.now().Sub(begun), s.vault.Log.Head()
 		return res, err
 	}
+}
+
+// movedOn tells whether what looks like damage may be the work of a prune, of which the
+// log that an attempt began with did not tell yet.
+func (s *Session) movedOn(ctx context.Context, err error, began log.Head) bool {
+	if !errors.Is(err, key.ErrDamaged) || s.salvage || s.refresh(ctx) != nil {
+		return false
+	}
+	return s.vault.Log.Head() != began
 }
 
 // job is one attempt to make a point.

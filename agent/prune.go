@@ -70,14 +70,15 @@ type prune struct {
 
 	now    time.Time                // by the local clock
 	listed map[string]backend.Info  // packs/ and index/
+	named  map[chunk.ID]bool        // packs of superseded runs; nil: not known
 	stored time.Time                // the backend's time at that listing, if it tells
 	ended  map[log.PointID]struct{} // points that the plan takes for purged
 
 	index *vault.Index
 	live  *index.Live
 	pages *vault.Pages
-	at    log.Head // the log that marking and counting are about
-	lost  int      // packs that it distrusts
+	at    uint64 // State.Used of the log that marking and counting are about
+	lost  int    // packs that it distrusts
 	use   map[chunk.ID]*packUse
 
 	known   map[chunk.ID]struct{} // packs that the index had when the prune began
@@ -119,7 +120,7 @@ func (p *prune) run(ctx context.Context) error {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		p.checkClock, p.note, p.plan, p.guard, p.purge, p.sweep, p.repack, p.condemn, p.clean,
+		p.checkClock, p.note, p.superseded, p.survey, p.sweep, p.plan, p.guard, p.purge, p.repack, p.condemn, p.clean,
 	} {
 		if err := s.withRoom(ctx, step); err != nil {
 			return err
@@ -134,10 +135,15 @@ func (p *prune) dryRun(ctx context.Context) error {
 	if err := p.s.refresh(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(p.list(ctx), p.plan(ctx)); err != nil {
+	p.stored = p.now // the store is not asked, since that writes to it
+	if err := errors.Join(p.list(ctx), p.superseded(ctx), p.survey(ctx)); err != nil {
 		return err
 	}
-	p.stored = p.now // the store is not asked, since that writes to it
+	due, runs := p.due()
+	left := p.leftovers()
+	if err := p.plan(ctx); err != nil {
+		return err
+	}
 	p.res.Purged = int64(len(p.ended))
 	for id := range p.candidates() {
 		p.res.Repacked++
@@ -146,13 +152,15 @@ func (p *prune) dryRun(ctx context.Context) error {
 	packs, _ := p.doomed()
 	p.res.Condemned, p.res.CondemnedBytes = int64(len(packs)), p.bytesOf(packs)
 	p.totals()
-	due, runs := p.due()
-	p.res.Swept = int64(len(due) + len(runs))
 	for _, id := range due {
-		p.res.FreedBytes += p.listed[pack.Name(id)].Size
+		left = append(left, pack.Name(id))
 	}
 	for _, id := range runs {
-		p.res.FreedBytes += p.listed[index.Name(id)].Size
+		left = append(left, index.Name(id))
+	}
+	p.res.Swept = int64(len(left))
+	for _, name := range left {
+		p.res.FreedBytes += p.listed[name].Size
 	}
 	return nil
 }
@@ -165,8 +173,8 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 		if body == nil {
 			return nil
 		}
-		at, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-			if st.Head() != p.at {
+		_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
+			if st.Used() != p.at {
 				return nil, errMoved
 			}
 			return body, nil
@@ -180,7 +188,8 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 		if err != nil {
 			return err
 		}
-		p.at = at
+		st := p.s.vault.Log.State()
+		p.at, p.lost = st.Used(), st.Unusable()
 		return nil
 	}
 }
@@ -196,7 +205,10 @@ func (p *prune) plan(ctx context.Context) error {
 	for _, id := range p.purgeable(p.s.vault.Log.State()) {
 		p.ended[id] = struct{}{}
 	}
-	return p.survey(ctx)
+	if len(p.ended) == 0 {
+		return nil
+	}
+	return p.countAgain(ctx, true)
 }
 
 // guard asks before much goes: nothing was changed yet.
@@ -236,13 +248,16 @@ func (p *prune) purge(ctx context.Context) error {
 			p.res.Purged++
 		}
 	}
+	if len(p.ended) == 0 {
+		return nil
+	}
 	p.ended = nil
 	return p.recount(ctx)
 }
 
 // maxNamed is how many points or packs one entry names: well below what its
 // body holds (docs/FORMAT.md §10), so that it is read and written at once.
-const maxNamed = 16 << 10
+const maxNamed = 8 << 10
 
 func (p *prune) purgeable(st *log.State) (due []log.PointID) {
 	for _, point := range st.Points() {

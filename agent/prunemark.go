@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/index"
@@ -17,6 +18,11 @@ import (
 // pruneCacheBytes bounds the decoded blocks of the index while a prune marks:
 // chunks come in the order of files, and so from all over the index.
 const pruneCacheBytes = 32 << 20
+
+// partialAge is how old a PARTIAL may be: a job that goes on makes one every half
+// hour. One that nobody goes on with would keep what it stored for ever; whoever
+// does so later stores again what is gone.
+const partialAge = 90 * 24 * time.Hour
 
 // packUse is what a prune counts of a pack.
 type packUse struct {
@@ -32,7 +38,7 @@ type packUse struct {
 	last bool
 }
 
-// survey opens the index, marks what points need, and counts.
+// survey opens the index, marks what the points need that there are, and counts.
 func (p *prune) survey(ctx context.Context) (err error) {
 	o := p.s.indexOptions(true)
 	o.CacheBytes = pruneCacheBytes
@@ -59,9 +65,13 @@ func (p *prune) recount(ctx context.Context) error {
 	if err := p.index.Refresh(ctx); err != nil {
 		return p.unsure(err)
 	}
-	if p.live.Replace(p.index.Members()...) {
-		// Marks went with a run, and those of the pages that led to them may have stayed:
-		// only a new walk marks all again.
+	// Marks go with a run that goes, and those of the pages that led to its chunks may
+	// stay: only a new walk marks all again.
+	return p.countAgain(ctx, p.live.Replace(p.index.Members()...))
+}
+
+func (p *prune) countAgain(ctx context.Context, anew bool) error {
+	if anew {
 		p.live = index.NewLive(p.index.Members()...)
 	}
 	clear(p.proven)
@@ -78,8 +88,8 @@ func (p *prune) catchUp(ctx context.Context) error {
 		return p.unsure(err)
 	}
 	members := p.index.Members()
-	if p.live.Replace(members...) || p.s.vault.Log.State().Unusable() != p.lost {
-		return p.recount(ctx)
+	if gone := p.live.Replace(members...); gone || p.s.vault.Log.State().Unusable() != p.lost {
+		return p.countAgain(ctx, gone)
 	}
 	for _, m := range members {
 		for pk, err := range m.Run.Packs(ctx) {
@@ -91,7 +101,7 @@ func (p *prune) catchUp(ctx context.Context) error {
 			}
 		}
 	}
-	p.at = p.s.vault.Log.Head()
+	p.at = p.s.vault.Log.State().Used()
 	if err := p.mark(ctx, p.needs); err != nil {
 		return p.unsure(err)
 	}
@@ -127,7 +137,8 @@ func (p *prune) unsure(err error) error {
 }
 
 func (p *prune) count(ctx context.Context) error {
-	p.at, p.lost = p.s.vault.Log.Head(), p.s.vault.Log.State().Unusable()
+	st := p.s.vault.Log.State()
+	p.at, p.lost = st.Used(), st.Unusable()
 	if err := p.mark(ctx, nil); err != nil {
 		return p.unsure(err)
 	}
@@ -196,7 +207,9 @@ func (p *prune) roots() (roots []chunk.ID) {
 		}
 	}
 	for _, part := range st.Partials() {
-		roots = append(roots, part.Source.Root)
+		if p.now.Sub(time.Unix(0, part.Time)) < partialAge {
+			roots = append(roots, part.Source.Root)
+		}
 	}
 	return roots
 }

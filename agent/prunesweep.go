@@ -92,8 +92,8 @@ func (p *prune) totals() (all int64) {
 	p.res.LiveBytes = 0
 	for id, u := range p.use {
 		p.res.LiveBytes += int64(u.live)
-		if !st.Swept(id) {
-			all += int64(u.length)
+		if info, there := p.listed[pack.Name(id)]; there && st.Usable(id) {
+			all += info.Size
 		}
 	}
 	p.res.PackBytes = all
@@ -162,18 +162,12 @@ func (p *prune) sweep(ctx context.Context) error {
 
 // delete deletes what the log says is swept and the backend still has.
 func (p *prune) delete(ctx context.Context) error {
-	st := p.s.vault.Log.State()
-	var gone []string
+	gone := p.leftovers()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
-	for name, info := range p.listed {
-		id, _, ok := objectID(name)
-		if !ok || !st.Swept(id) || st.RunLive(id) {
-			continue
-		}
+	for _, name := range gone {
 		p.res.Swept++
-		p.res.FreedBytes += info.Size
-		gone = append(gone, name)
+		p.res.FreedBytes += p.listed[name].Size
 		g.Go(func() error {
 			if err := p.s.backend.Delete(ctx, name); err != nil && !errors.Is(err, backend.ErrNotFound) {
 				return fmt.Errorf("delete %s: %w", name, err)
@@ -186,6 +180,17 @@ func (p *prune) delete(ctx context.Context) error {
 		delete(p.listed, name)
 	}
 	return err
+}
+
+// leftovers are listed objects that the log says are swept.
+func (p *prune) leftovers() (names []string) {
+	st := p.s.vault.Log.State()
+	for name := range p.listed {
+		if id, _, ok := objectID(name); ok && st.Swept(id) && !st.RunLive(id) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // maxDeadRows is the share of the index, in percent, that may be of packs that are gone.

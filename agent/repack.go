@@ -99,10 +99,9 @@ func (p *prune) candidates() map[chunk.ID]struct{} {
 	from, bytes := map[chunk.ID]struct{}{}, int64(0)
 	for _, id := range ids {
 		u := p.use[id]
-		if bytes += int64(u.length); p.o.MaxRepack != 0 && bytes > p.o.MaxRepack && !u.last {
-			break
+		if n := bytes + int64(u.length); p.o.MaxRepack == 0 || n <= p.o.MaxRepack || u.last {
+			from[id], bytes = struct{}{}, n
 		}
-		from[id] = struct{}{}
 	}
 	return from
 }
@@ -149,11 +148,16 @@ func (r *repacker) run(ctx context.Context) error {
 			return err
 		}
 	}
-	err := r.publish(ctx, func(run []chunk.ID) log.Body {
+	if err := r.store(ctx); err != nil {
+		return err
+	}
+	if r.p.res.WrittenBytes = r.w.Stored.Load(); r.p.res.WrittenBytes == 0 {
+		clear(r.from) // nothing of it could be read
+		return nil
+	}
+	return r.publish(ctx, func(run []chunk.ID) log.Body {
 		return &log.Repack{Adds: run, Replaced: r.replaced()}
 	})
-	r.p.res.WrittenBytes = r.w.Stored.Load()
-	return err
 }
 
 // replaced are the packs that were copied from and that the log still trusts.
@@ -321,12 +325,17 @@ func (r *repacker) publishSome(ctx context.Context) error {
 	return r.p.index.Refresh(ctx)
 }
 
-// publish stores what is open, reads it back, and names it in the log.
-func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.Body) error {
+// store stores what is open.
+func (r *repacker) store(ctx context.Context) error {
 	if err := r.flush(ctx); err != nil {
 		return err
 	}
-	if err := r.w.Flush(); err != nil {
+	return r.w.Flush()
+}
+
+// publish stores what is open, reads it back, and names it in the log.
+func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.Body) error {
+	if err := r.store(ctx); err != nil {
 		return err
 	}
 	for _, dir := range r.fresh {
@@ -345,7 +354,7 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 		runs = []chunk.ID{run}
 	}
 	_, err = r.p.s.vault.Log.Append(ctx, r.p.admin, func(st *log.State) (log.Body, error) {
-		if slices.ContainsFunc(runs, st.RunGone) {
+		if slices.ContainsFunc(runs, st.RunGone) || slices.ContainsFunc(slices.Collect(maps.Keys(r.p.written)), func(id chunk.ID) bool { return !st.Usable(id) }) {
 			return nil, errMoved
 		}
 		return entry(runs), nil

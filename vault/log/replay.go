@@ -17,6 +17,10 @@ func (s *State) apply(e *Entry, at Head) {
 		s.ignored++
 		return
 	}
+	switch e.Body.(type) {
+	case *Commit, *Partial, *Index, *Repack, *Condemn, *Swept, *Quarantine:
+		s.used = e.Seq
+	}
 	switch b := e.Body.(type) {
 	case *Genesis:
 		s.genesis, s.created, s.slots, s.softDays = *b, e.Time, b.Slots, b.SoftDeleteDays
@@ -199,7 +203,11 @@ func (s *State) addRuns(runs []chunk.ID) {
 }
 
 func (s *State) supersede(runs []chunk.ID, e *Entry) {
-	retire(s.runs, runs, markSuperseded, e)
+	// Any machine may say so, with any clock: a time before that of the log would end
+	// the grace at once.
+	late := *e
+	late.Time = s.time
+	retire(s.runs, runs, markSuperseded, &late)
 	s.dropRuns()
 }
 

@@ -29,6 +29,7 @@ type State struct {
 
 	head     Head
 	time     int64 // the latest of any entry
+	used     uint64
 	genesis  Genesis
 	created  int64
 	slots    []Slot
@@ -154,6 +155,15 @@ func (s *State) Time() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.time
+}
+
+// Used is the number of the newest entry that may have named something as needed,
+// added or taken away runs, or changed what the log says of packs. As long as it
+// stays the same, so does what a mark finds to be dead.
+func (s *State) Used() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.used
 }
 
 // Genesis is entry 0, and its time in ns since 1970. Its slots and its
