@@ -34,6 +34,7 @@ func TestForgetOwn(t *testing.T) {
 	res, err := l.forget(1, ForgetOptions{Reason: "too old"}, one, two[:8])
 	noErr(t, err)
 	l.lists([]string{three}, []string{one, two})
+	l.seen(1)
 	if len(res.Points) != 2 || res.Noted || !res.Points[1].Deleted || !res.Points[1].PurgeFrom.IsZero() {
 		t.Fatalf("%+v", res)
 	}
@@ -55,6 +56,7 @@ func TestForgetOwn(t *testing.T) {
 	if err != nil || !res.Noted || len(res.Points) != 0 {
 		t.Fatalf("%v %+v", err, res)
 	}
+	l.seen(0)
 	points, err := l.machines[0].Points(t.Context(), PointFilter{Deleted: true})
 	noErr(t, err)
 	for _, p := range points {
@@ -260,6 +262,7 @@ func TestManyPoints(t *testing.T) {
 		t.Fatalf("%v, %d points", err, len(back))
 	}
 	l.lists(ids, nil)
+	l.seen(1)
 	points, reason := make([]log.PointID, entryPoints), strings.Repeat("x", log.MaxTextBytes)
 	for _, body := range []log.Body{
 		&log.Forget{Points: points, Reason: reason}, &log.Unforget{Points: points}, &log.Hold{Points: points, Reason: reason},
