@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -237,6 +238,31 @@ func TestPointNames(t *testing.T) {
 	res, err := l.forget(0, ForgetOptions{}, two, one[:5], strings.ToUpper(one), two)
 	if err != nil || len(res.Points) != 2 || res.Points[0].ID.String() != two || res.Points[1].ID.String() != one {
 		t.Errorf("%v %+v", err, res.Points)
+	}
+}
+
+// In a vault that lets one machine write, the others change no point and no period.
+func TestOnlyOwnerChangesPoints(t *testing.T) {
+	l := newLifeRig(t, 1)
+	one := l.commit(1)
+	l.commit(1)
+	ctx, s := t.Context(), l.machines[1]
+	s.vault.Config.Mode, s.vault.Config.Owner = key.ModeOwner, [16]byte(l.machines[0].machine.ID)
+	for name, run := range map[string]func() error{
+		"forget":      func() error { _, err := s.Forget(ctx, []string{one}, ForgetOptions{}); return err },
+		"undelete":    func() error { _, err := s.Undelete(ctx, []string{one}); return err },
+		"hold":        func() error { _, err := s.Hold(ctx, []string{one}, "x"); return err },
+		"unhold":      func() error { _, err := s.Unhold(ctx, []string{one}); return err },
+		"soft-delete": func() error { _, err := s.SetSoftDelete(ctx, 30); return err },
+	} {
+		before := l.entries()
+		if err := run(); !errors.Is(err, errOwned) || l.entries() != before {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.vault.Config.Owner = [16]byte(s.machine.ID)
+	if _, err := s.Forget(ctx, []string{one}, ForgetOptions{}); err != nil {
+		t.Errorf("the owner: %v", err)
 	}
 }
 
