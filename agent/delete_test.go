@@ -206,7 +206,7 @@ func TestPurgedStaysGone(t *testing.T) {
 
 // Only IDs name points here, and all names are looked at before anything is done.
 func TestPointNames(t *testing.T) {
-	l := newLifeRig(t, 0)
+	l := newLifeRig(t, 1)
 	one, two := l.commit(0), l.commit(0)
 	l.commit(0)
 	before := l.entries()
@@ -226,12 +226,13 @@ func TestPointNames(t *testing.T) {
 			l.fails(before, err, ErrNoPoint, says)
 		}
 	}
+	// A reason that no entry holds is refused before a passphrase is asked for.
 	for _, reason := range []string{"\xff", strings.Repeat("x", log.MaxTextBytes+1)} {
-		if _, err := l.forget(0, ForgetOptions{Reason: reason}, one); err == nil {
-			t.Errorf("a reason of %d bytes was taken", len(reason))
+		if _, err := l.forget(1, ForgetOptions{Reason: reason}, one); err == nil || errors.Is(err, errAsked) {
+			t.Errorf("a reason of %d bytes: %v", len(reason), err)
 		}
-		if _, err := l.machines[0].Hold(t.Context(), []string{one}, reason); err == nil {
-			t.Errorf("a reason of %d bytes was taken", len(reason))
+		if _, err := l.machines[1].Hold(t.Context(), []string{one}, reason); err == nil || errors.Is(err, errAsked) {
+			t.Errorf("a reason of %d bytes: %v", len(reason), err)
 		}
 	}
 	// Named in several ways it is one point.
