@@ -166,6 +166,17 @@ func (l *lifeRig) lists(there, deleted []string) {
 	}
 }
 
+// seen checks that the home of a machine knows the log's head: what was written last
+// cannot be taken back without its notice.
+func (l *lifeRig) seen(machine int) {
+	l.t.Helper()
+	s := l.machines[machine]
+	head, ok, err := s.home.Head(s.vault.Config.Vault)
+	if err != nil || !ok || head.Head != s.vault.Log.Head() {
+		l.t.Fatalf("the home knows %v, the log's head is %v: %v", head.Head, s.vault.Log.Head(), err)
+	}
+}
+
 func (l *lifeRig) forget(machine int, o ForgetOptions, names ...string) (ForgetResult, error) {
 	return l.machines[machine].Forget(l.t.Context(), names, o)
 }

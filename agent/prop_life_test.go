@@ -179,7 +179,7 @@ func (s *lifeStory) change(actor int, verb string) {
 	}
 	reason, last := []string{"", "old", "court"}[s.rng.IntN(3)], s.rng.IntN(2) == 0
 	s.did = append(s.did, fmt.Sprintf("machine %d: %s %.6s, reason %q, last %v", actor, verb, names, reason, last))
-	want, todo := s.expect(actor, verb, some, reason, last)
+	todo, want := s.expect(actor, verb, some, reason, last)
 	got, err := s.command(actor, verb, names, reason, last)
 	outcome := map[error]string{ErrHeld: "ErrHeld", ErrNewest: "ErrNewest", ErrNoPoint: "ErrNoPoint", errAsked: "asked"}[want]
 	if !errors.Is(err, want) {
@@ -208,11 +208,11 @@ func (s *lifeStory) change(actor int, verb string) {
 }
 
 // expect is the error, or what changes.
-func (s *lifeStory) expect(actor int, verb string, some []*modelPoint, reason string, last bool) (err error, todo []*modelPoint) {
+func (s *lifeStory) expect(actor int, verb string, some []*modelPoint, reason string, last bool) (todo []*modelPoint, err error) {
 	foreign := false
 	for _, p := range some {
 		if p.purged {
-			return ErrNoPoint, nil
+			return nil, ErrNoPoint
 		}
 		foreign = foreign || p.machine != actor
 	}
@@ -224,17 +224,17 @@ func (s *lifeStory) expect(actor int, verb string, some []*modelPoint, reason st
 			continue
 		}
 		if verb == "forget" && p.held {
-			return ErrHeld, nil
+			return nil, ErrHeld
 		}
 		if verb == "forget" && !last && s.newest(p) {
-			return ErrNewest, nil
+			return nil, ErrNewest
 		}
 		todo = append(todo, p)
 	}
 	if foreign && len(todo) > 0 && actor != 0 {
-		return errAsked, nil
+		return nil, errAsked
 	}
-	return nil, todo
+	return todo, nil
 }
 
 func (s *lifeStory) apply(p *modelPoint, verb, reason string) {

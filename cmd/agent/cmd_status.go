@@ -60,7 +60,8 @@ func (a *app) showStatus(st agent.StatusInfo) error {
 	if a.json {
 		f := fields{
 			"vault": st.Vault, "vault_id": st.VaultID, "home": st.Home, "machine": st.Machine, "machine_id": st.MachineID,
-			"machines": st.Machines, "points": st.Points, "log_seq": st.Head.Seq, "log_hash": fmt.Sprintf("%x", st.Head.Hash),
+			"machines": st.Machines, "points": st.Points, "deleted": st.Deleted, "held": st.Held, "soft_delete_days": st.SoftDeleteDays,
+			"log_seq": st.Head.Seq, "log_hash": fmt.Sprintf("%x", st.Head.Hash),
 			"index_runs": st.Runs, "admin_key": st.AdminKey, "mode": vaultMode(st.Owner != nil), "receipt": st.Head.Receipt(),
 		}
 		if o := st.Owner; o != nil {
@@ -79,6 +80,8 @@ func (a *app) showStatus(st agent.StatusInfo) error {
 		{"vault:", quote(st.Vault)}, {"vault ID:", st.VaultID}, {"home:", quote(st.Home)},
 		{"machine:", quote(st.Machine) + " (" + st.MachineID + ")"},
 		{"points:", thousands(int64(st.Points)) + " of " + count(int64(st.Machines), "machine")},
+		{"deleted:", fmt.Sprintf("%s, to be brought back for %d days", count(int64(st.Deleted), "point"), st.SoftDeleteDays)},
+		{"held:", count(int64(st.Held), "point")},
 		{"newest:", newest},
 		{"log head:", fmt.Sprintf("%d %x", st.Head.Seq, st.Head.Hash)},
 		{"mode:", writersText(st.Owner)},
@@ -141,15 +144,7 @@ Losing it costs time, never data.`,
 }
 
 func (a *app) rebuildCache(c *cobra.Command) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
-	return a.withHome(c.Context(), h, func(s *agent.Session, _ *reporter) error {
+	return a.withLock(c.Context(), func(s *agent.Session, _ *reporter) error {
 		n, err := s.RebuildCache(c.Context())
 		if err != nil {
 			return err

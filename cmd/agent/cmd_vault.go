@@ -16,11 +16,13 @@ func (a *app) vaultCommand() *cobra.Command {
 		Use:   "vault",
 		Short: "Decide about the vault as a whole",
 		Long: `Decide about the vault as a whole: take one that is not as this machine has
-seen it, or become the one machine that may write to it.`,
+seen it, become the one machine that may write to it, or change for how long a
+deleted point can be brought back.`,
 		Example: `  agent vault accept-head
-  agent vault take-over`,
+  agent vault take-over
+  agent vault soft-delete 30`,
 	}
-	c.AddCommand(a.acceptHeadCommand(), a.takeOverCommand())
+	c.AddCommand(a.acceptHeadCommand(), a.takeOverCommand(), a.softDeleteCommand())
 	return family(c, missingCommand)
 }
 
