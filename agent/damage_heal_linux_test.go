@@ -162,7 +162,7 @@ func TestDailyList(t *testing.T) {
 			}
 			p.ahead.Add(int64(listEvery))
 			made := p.backup(BackupOptions{})
-			if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 of the vault's packs are missing or cut") {
+			if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
 				t.Errorf("%s %s: %+v: %s", how, pack, made, p.notes)
 			}
 			p.usable(made.Point)

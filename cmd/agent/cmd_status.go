@@ -78,15 +78,7 @@ Losing it costs time, never data.`,
 }
 
 func (a *app) rebuildCache(c *cobra.Command) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
-	return a.withHome(c.Context(), h, func(s *agent.Session, _ *reporter) error {
+	return a.withLocked(c.Context(), func(s *agent.Session, _ *reporter) error {
 		n, err := s.RebuildCache(c.Context())
 		if err != nil {
 			return err
