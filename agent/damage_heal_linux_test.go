@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // quarantined are the packs in quarantine.
@@ -37,12 +39,12 @@ func (r *rig) usable(point string) {
 func TestQuarantineHeals(t *testing.T) {
 	r, first, second := twoJobs(t)
 	for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
-		for _, pack := range r.packs(typ) {
+		for _, object := range r.packs(typ) {
 			for _, how := range []string{"missing", "flip", "directory"} {
-				t.Run(filepath.Base(pack)[:8]+" "+how, func(t *testing.T) {
+				t.Run(filepath.Base(object)[:8]+" "+how, func(t *testing.T) {
 					p := r.fork()
 					p.t = t
-					file := p.vault + pack[len(r.vault):]
+					file := p.vault + object[len(r.vault):]
 					info, err := os.Stat(file)
 					noErr(t, err)
 					switch how {
@@ -81,7 +83,21 @@ func TestQuarantineHeals(t *testing.T) {
 							t.Errorf("%+v: %+v", depth, res)
 						}
 					}
+					var asked atomic.Int64 // reads of the damaged pack
+					p.env.Wrap = func(b backend.Backend) backend.Backend {
+						return fault.New(b, func(op fault.Op) fault.Action {
+							if op.Kind == fault.Get && filepath.Base(op.Name) == filepath.Base(object) {
+								asked.Add(1)
+							}
+							return fault.Action{}
+						})
+					}
+					p.wipe()
 					p.restored(second)
+					if n := asked.Load(); n > 0 {
+						t.Errorf("the damaged pack was asked for %d times", n)
+					}
+					p.env.Wrap = nil
 					if typ == key.TypeDataPack {
 						p.restore(first)
 					}
@@ -146,11 +162,11 @@ func TestQuarantineNeedsProof(t *testing.T) {
 func TestDailyList(t *testing.T) {
 	r, first, second := twoJobs(t)
 	for _, how := range []string{"missing", "cut"} {
-		for _, pack := range slices.Concat(r.packs(key.TypeDataPack), r.packs(key.TypeManifestPack)) {
+		for _, object := range slices.Concat(r.packs(key.TypeDataPack), r.packs(key.TypeManifestPack)) {
 			p := r.fork()
 			p.t = t
 			p.clean() // lists
-			file := p.vault + pack[len(r.vault):]
+			file := p.vault + object[len(r.vault):]
 			if how == "cut" {
 				noErr(t, os.Truncate(file, 300))
 			} else {
@@ -163,11 +179,11 @@ func TestDailyList(t *testing.T) {
 			p.ahead.Add(int64(listEvery))
 			made := p.backup(BackupOptions{})
 			if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
-				t.Errorf("%s %s: %+v: %s", how, pack, made, p.notes)
+				t.Errorf("%s %s: %+v: %s", how, object, made, p.notes)
 			}
 			p.usable(made.Point)
 			p.restored(made.Point)
-			if slices.Contains(r.packs(key.TypeDataPack), pack) {
+			if slices.Contains(r.packs(key.TypeDataPack), object) {
 				p.restored(second)
 				p.restore(first)
 			}
@@ -221,4 +237,44 @@ func TestDailyListTime(t *testing.T) {
 	if _, err := r.try(t.Context(), BackupOptions{DryRun: true}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What an unfinished job has stored is checked as points are, and is healed as they
+// are.
+func TestVerifyUnfinished(t *testing.T) {
+	r, w := partialWorld(t)
+	w.partial = time.Nanosecond
+	w.dies(t, r, "log/", 3)
+	look := func() (res VerifyResult) {
+		t.Helper()
+		err := w.session(t.Context(), true, func(s *Session) (err error) {
+			if len(s.vault.Log.State().Partials()) == 0 {
+				t.Error("there is no unfinished job")
+			}
+			res, err = s.Verify(t.Context(), VerifyOptions{Quarantine: true})
+			return err
+		})
+		if errors.Is(err, ErrDamaged) != (res.Damaged+res.Hurt > 0) {
+			t.Errorf("%v, %+v", err, res)
+		}
+		return res
+	}
+	if res := look(); res.Damaged != 0 || res.Points != 0 {
+		t.Fatalf("%+v", res)
+	}
+	noErr(t, w.session(t.Context(), false, func(s *Session) error {
+		packs, err := packsOfType(t.Context(), s, key.TypeDataPack)
+		if err != nil || len(packs) == 0 {
+			return fmt.Errorf("%d packs, %w", len(packs), err)
+		}
+		return os.Remove(filepath.Join(w.vault, pack.Name(packs[0])))
+	}))
+	res := look()
+	if res.Damaged != 1 || res.Hurt == 0 || res.Quarantined != 1 || !slices.ContainsFunc(res.Damage, func(d Damage) bool { return d.Unfinished && d.Path != "" }) {
+		t.Errorf("%+v", res)
+	}
+	w.partial = 0
+	made, err := w.backup(t.Context(), r.src)
+	noErr(t, err)
+	noErr(t, w.restoresTo(t.Context(), t, made.Point, r.src, r.src))
 }
