@@ -38,72 +38,58 @@ func (r *rig) usable(point string) {
 // again, though nothing changed, and old points are whole again by that.
 func TestQuarantineHeals(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
-		for _, object := range r.packs(typ) {
-			for _, how := range []string{"missing", "flip", "directory"} {
-				t.Run(filepath.Base(object)[:8]+" "+how, func(t *testing.T) {
-					p := r.fork()
-					p.t = t
-					file := p.vault + object[len(r.vault):]
-					info, err := os.Stat(file)
-					noErr(t, err)
-					switch how {
-					case "missing":
-						noErr(t, os.Remove(file))
-					case "flip":
-						spoil(t, file, 100)
-					case "directory":
-						spoil(t, file, int(info.Size())-30)
+	for _, c := range r.packCases(5, "missing", "flip", "directory") {
+		t.Run(c.String(), func(t *testing.T) {
+			p := r.fork()
+			p.t = t
+			p.fail(c)
+			o := VerifyOptions{ReadData: true, Quarantine: true}
+			_, res := p.hurt(second, o)
+			if res.Damaged != 1 || res.Quarantined != 1 || len(p.quarantined()) != 1 {
+				t.Fatalf("%+v", res)
+			}
+			if _, again := p.hurt(second, o); again.Quarantined != 0 || again.Hurt != res.Hurt {
+				t.Errorf("again: %+v, at first: %+v", again, res)
+			}
+			made := p.backup(BackupOptions{})
+			if c.typ == key.TypeDataPack && (made.Status != Completed || made.BytesRead == 0 || made.BytesAdded == 0) {
+				t.Errorf("%+v: %s", made, p.notes)
+			}
+			p.usable(made.Point)
+			p.restored(made.Point)
+			if hurt, res := p.hurt(made.Point, VerifyOptions{ReadData: true, Point: made.Point}); res.Damaged+res.Hurt != 0 {
+				t.Errorf("the new point: %+v, %v", res, hurt)
+			}
+			for _, depth := range []VerifyOptions{{}, {ReadData: true}, {Sample: 1}} {
+				hurt, res := p.hurt(second, depth)
+				if res.Damaged != 1 || len(hurt) > 0 {
+					t.Errorf("%+v: %+v, %v", depth, res, hurt)
+				}
+				// What only an older point had of a list of files is lost for good.
+				harmless := strings.HasSuffix(res.Damage[0].Text, "it is in quarantine, "+sweptBy)
+				if harmless != (res.Hurt == 0) || harmless != (res.Harmless == 1) || !harmless && c.typ == key.TypeDataPack {
+					t.Errorf("%+v: %+v", depth, res)
+				}
+			}
+			var asked atomic.Int64 // reads of the damaged pack
+			p.env.Wrap = func(b backend.Backend) backend.Backend {
+				return fault.New(b, func(op fault.Op) fault.Action {
+					if op.Kind == fault.Get && filepath.Base(op.Name) == filepath.Base(c.object) {
+						asked.Add(1)
 					}
-					o := VerifyOptions{ReadData: true, Quarantine: true}
-					_, res := p.hurt(second, o)
-					if res.Damaged != 1 || res.Quarantined != 1 || len(p.quarantined()) != 1 {
-						t.Fatalf("%+v", res)
-					}
-					if _, again := p.hurt(second, o); again.Quarantined != 0 || again.Hurt != res.Hurt {
-						t.Errorf("again: %+v, at first: %+v", again, res)
-					}
-					made := p.backup(BackupOptions{})
-					if typ == key.TypeDataPack && (made.Status != Completed || made.BytesRead == 0 || made.BytesAdded == 0) {
-						t.Errorf("%+v: %s", made, p.notes)
-					}
-					p.usable(made.Point)
-					p.restored(made.Point)
-					if hurt, res := p.hurt(made.Point, VerifyOptions{ReadData: true, Point: made.Point}); res.Damaged+res.Hurt != 0 {
-						t.Errorf("the new point: %+v, %v", res, hurt)
-					}
-					for _, depth := range []VerifyOptions{{}, {ReadData: true}, {Sample: 1}} {
-						hurt, res := p.hurt(second, depth)
-						if res.Damaged != 1 || len(hurt) > 0 {
-							t.Errorf("%+v: %+v, %v", depth, res, hurt)
-						}
-						// What only an older point had of a list of files is lost for good.
-						harmless := strings.HasSuffix(res.Damage[0].Text, "it is in quarantine, "+sweptBy)
-						if harmless != (res.Hurt == 0) || harmless != (res.Harmless == 1) || !harmless && typ == key.TypeDataPack {
-							t.Errorf("%+v: %+v", depth, res)
-						}
-					}
-					var asked atomic.Int64 // reads of the damaged pack
-					p.env.Wrap = func(b backend.Backend) backend.Backend {
-						return fault.New(b, func(op fault.Op) fault.Action {
-							if op.Kind == fault.Get && filepath.Base(op.Name) == filepath.Base(object) {
-								asked.Add(1)
-							}
-							return fault.Action{}
-						})
-					}
-					p.wipe()
-					p.restored(second)
-					if n := asked.Load(); n > 0 {
-						t.Errorf("the damaged pack was asked for %d times", n)
-					}
-					p.env.Wrap = nil
-					if typ == key.TypeDataPack {
-						p.restore(first)
-					}
+					return fault.Action{}
 				})
 			}
-		}
+			p.wipe()
+			p.restored(second)
+			if n := asked.Load(); n > 0 {
+				t.Errorf("the damaged pack was asked for %d times", n)
+			}
+			p.env.Wrap = nil
+			if c.typ == key.TypeDataPack {
+				p.restore(first)
+			}
+		})
 	}
 }
 
@@ -161,32 +147,25 @@ func TestQuarantineNeedsProof(t *testing.T) {
 // same job.
 func TestDailyList(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, how := range []string{"missing", "cut"} {
-		for _, object := range slices.Concat(r.packs(key.TypeDataPack), r.packs(key.TypeManifestPack)) {
-			p := r.fork()
-			p.t = t
-			p.clean() // lists
-			file := p.vault + object[len(r.vault):]
-			if how == "cut" {
-				noErr(t, os.Truncate(file, 300))
-			} else {
-				noErr(t, os.Remove(file))
-			}
-			p.backup(BackupOptions{})
-			if len(p.quarantined()) != 0 || p.notes.has(Info, "", "missing") {
-				t.Errorf("listed twice in a day: %s", p.notes)
-			}
-			p.ahead.Add(int64(listEvery))
-			made := p.backup(BackupOptions{})
-			if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
-				t.Errorf("%s %s: %+v: %s", how, object, made, p.notes)
-			}
-			p.usable(made.Point)
-			p.restored(made.Point)
-			if slices.Contains(r.packs(key.TypeDataPack), object) {
-				p.restored(second)
-				p.restore(first)
-			}
+	for _, c := range r.packCases(4, "missing", "cut") {
+		p := r.fork()
+		p.t = t
+		p.clean() // lists
+		p.fail(c)
+		p.backup(BackupOptions{})
+		if len(p.quarantined()) != 0 || p.notes.has(Info, "", "missing") {
+			t.Errorf("listed twice in a day: %s", p.notes)
+		}
+		p.ahead.Add(int64(listEvery))
+		made := p.backup(BackupOptions{})
+		if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
+			t.Errorf("%v: %+v: %s", c, made, p.notes)
+		}
+		p.usable(made.Point)
+		p.restored(made.Point)
+		if c.typ == key.TypeDataPack {
+			p.restored(second)
+			p.restore(first)
 		}
 	}
 }

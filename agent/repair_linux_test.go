@@ -78,7 +78,7 @@ func TestRepairIndex(t *testing.T) {
 		cases[fmt.Sprintf("run %d missing", i)] = func(p *rig) { noErr(t, os.Remove(p.objects("index/")[i])) }
 		cases[fmt.Sprintf("run %d cut", i)] = func(p *rig) { noErr(t, os.Truncate(p.objects("index/")[i], 99)) }
 	}
-	for n := range 8 {
+	for n := range 5 {
 		i, share := n%2, rng.Float64()
 		cases[fmt.Sprintf("run %d flipped at %v", i, share)] = func(p *rig) {
 			f := p.objects("index/")[i]
@@ -194,49 +194,38 @@ func TestVerifyWrongRows(t *testing.T) {
 // damaged is not, as long as a run says what it holds, be it damaged itself.
 func TestRepairLost(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
-		for _, pack := range r.packs(typ) {
-			for _, how := range []string{"missing", "directory"} {
-				for _, runs := range []string{"whole", "flipped", "none"} {
-					p := r.fork()
-					p.t = t
-					what := fmt.Sprintf("%s, %s, runs %s", filepath.Base(pack)[:8], how, runs)
-					file := p.vault + pack[len(r.vault):]
-					info, err := os.Stat(file)
+	for _, c := range r.packCases(4, "missing", "directory") {
+		for _, runs := range []string{"whole", "flipped", "none"} {
+			p := r.fork()
+			p.t = t
+			what := fmt.Sprintf("%v, runs %s", c, runs)
+			p.fail(c)
+			for _, f := range p.objects("index/") {
+				switch runs {
+				case "flipped": // the last block, of chunks: what is in it of the pack is lost
+					info, err := os.Stat(f)
 					noErr(t, err)
-					if how == "missing" {
-						noErr(t, os.Remove(file))
-					} else {
-						spoil(t, file, int(info.Size())-30)
-					}
-					for _, f := range p.objects("index/") {
-						switch runs {
-						case "flipped": // the last block, of chunks: what is in it of the pack is lost
-							info, err := os.Stat(f)
-							noErr(t, err)
-							spoil(t, f, int(info.Size())-100)
-						case "none":
-							noErr(t, os.Remove(f))
-						}
-					}
-					res := p.repair(RepairOptions{})
-					lost := how == "missing" || runs == "none"
-					told := lost == (res.Points > 0) && lost == (res.Files > 0) && (res.Bytes > 0 || !lost || typ != key.TypeDataPack)
-					if runs == "whole" != (res.Runs == 0) || !told && runs != "flipped" {
-						t.Errorf("%s: %+v", what, res)
-					}
-					if known := runs != "none"; known != (res.Quarantined == 1) {
-						t.Errorf("%s: %+v", what, res)
-					}
-					p.wipe()
-					made := p.backup(BackupOptions{})
-					p.usable(made.Point)
-					p.restored(made.Point)
-					if typ == key.TypeDataPack {
-						p.restored(second)
-						p.restore(first)
-					}
+					spoil(t, f, int(info.Size())-100)
+				case "none":
+					noErr(t, os.Remove(f))
 				}
+			}
+			res := p.repair(RepairOptions{})
+			lost := c.how == "missing" || runs == "none"
+			told := lost == (res.Points > 0) && lost == (res.Files > 0) && (res.Bytes > 0 || !lost || c.typ != key.TypeDataPack)
+			if runs == "whole" != (res.Runs == 0) || !told && runs != "flipped" {
+				t.Errorf("%s: %+v", what, res)
+			}
+			if known := runs != "none"; known != (res.Quarantined == 1) {
+				t.Errorf("%s: %+v", what, res)
+			}
+			p.wipe()
+			made := p.backup(BackupOptions{})
+			p.usable(made.Point)
+			p.restored(made.Point)
+			if c.typ == key.TypeDataPack {
+				p.restored(second)
+				p.restore(first)
 			}
 		}
 	}
