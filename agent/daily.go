@@ -41,7 +41,7 @@ func (s *Session) dailyList(ctx context.Context) error {
 		return err
 	})
 	if n > 0 {
-		s.note(Note{Info, "", fmt.Sprintf("%d of the vault's packs are missing or cut: what this machine still has of their content is stored again; see what they hurt with: agent verify", n)})
+		s.note(Note{Info, "", missingText(n)})
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -54,6 +54,13 @@ func (s *Session) dailyList(ctx context.Context) error {
 		s.log.Warn("list the packs", "err", err)
 	}
 	return nil
+}
+
+func missingText(n int64) string {
+	if n == 1 {
+		return "1 pack of the vault is missing or cut: what this machine still has of its content is stored again; see what it hurts with: agent verify"
+	}
+	return fmt.Sprintf("%d packs of the vault are missing or cut: what this machine still has of their content is stored again; see what they hurt with: agent verify", n)
 }
 
 // missingPacks gives fn, some at a time, the usable packs that the index names and

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // quarantined are the packs in quarantine.
@@ -36,58 +38,44 @@ func (r *rig) usable(point string) {
 // again, though nothing changed, and old points are whole again by that.
 func TestQuarantineHeals(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
-		for _, pack := range r.packs(typ) {
-			for _, how := range []string{"missing", "flip", "directory"} {
-				t.Run(filepath.Base(pack)[:8]+" "+how, func(t *testing.T) {
-					p := r.fork()
-					p.t = t
-					file := p.vault + pack[len(r.vault):]
-					info, err := os.Stat(file)
-					noErr(t, err)
-					switch how {
-					case "missing":
-						noErr(t, os.Remove(file))
-					case "flip":
-						spoil(t, file, 100)
-					case "directory":
-						spoil(t, file, int(info.Size())-30)
-					}
-					o := VerifyOptions{ReadData: true, Quarantine: true}
-					_, res := p.hurt(second, o)
-					if res.Damaged != 1 || res.Quarantined != 1 || len(p.quarantined()) != 1 {
-						t.Fatalf("%+v", res)
-					}
-					if _, again := p.hurt(second, o); again.Quarantined != 0 || again.Hurt != res.Hurt {
-						t.Errorf("again: %+v, at first: %+v", again, res)
-					}
-					made := p.backup(BackupOptions{})
-					if typ == key.TypeDataPack && (made.Status != Completed || made.BytesRead == 0 || made.BytesAdded == 0) {
-						t.Errorf("%+v: %s", made, p.notes)
-					}
-					p.usable(made.Point)
-					p.restored(made.Point)
-					if hurt, res := p.hurt(made.Point, VerifyOptions{ReadData: true, Point: made.Point}); res.Damaged+res.Hurt != 0 {
-						t.Errorf("the new point: %+v, %v", res, hurt)
-					}
-					for _, depth := range []VerifyOptions{{}, {ReadData: true}, {Sample: 1}} {
-						hurt, res := p.hurt(second, depth)
-						if res.Damaged != 1 || len(hurt) > 0 {
-							t.Errorf("%+v: %+v, %v", depth, res, hurt)
-						}
-						// What only an older point had of a list of files is lost for good.
-						harmless := strings.HasSuffix(res.Damage[0].Text, "it is in quarantine, "+sweptBy)
-						if harmless != (res.Hurt == 0) || harmless != (res.Harmless == 1) || !harmless && typ == key.TypeDataPack {
-							t.Errorf("%+v: %+v", depth, res)
-						}
-					}
-					p.restored(second)
-					if typ == key.TypeDataPack {
-						p.restore(first)
-					}
-				})
+	for _, c := range r.packCases(5, "missing", "flip", "directory") {
+		t.Run(c.String(), func(t *testing.T) {
+			p := r.fork()
+			p.t = t
+			p.fail(c)
+			o := VerifyOptions{ReadData: true, Quarantine: true}
+			_, res := p.hurt(second, o)
+			if res.Damaged != 1 || res.Quarantined != 1 || len(p.quarantined()) != 1 {
+				t.Fatalf("%+v", res)
 			}
-		}
+			if _, again := p.hurt(second, o); again.Quarantined != 0 || again.Hurt != res.Hurt {
+				t.Errorf("again: %+v, at first: %+v", again, res)
+			}
+			made := p.backup(BackupOptions{})
+			if c.typ == key.TypeDataPack && (made.Status != Completed || made.BytesRead == 0 || made.BytesAdded == 0) {
+				t.Errorf("%+v: %s", made, p.notes)
+			}
+			p.usable(made.Point)
+			p.restored(made.Point)
+			if hurt, res := p.hurt(made.Point, VerifyOptions{ReadData: true, Point: made.Point}); res.Damaged+res.Hurt != 0 {
+				t.Errorf("the new point: %+v, %v", res, hurt)
+			}
+			for _, depth := range []VerifyOptions{{}, {ReadData: true}, {Sample: 1}} {
+				hurt, res := p.hurt(second, depth)
+				if res.Damaged != 1 || len(hurt) > 0 {
+					t.Errorf("%+v: %+v, %v", depth, res, hurt)
+				}
+				// What only an older point had of a list of files is lost for good.
+				harmless := strings.HasSuffix(res.Damage[0].Text, "it is in quarantine, "+sweptBy)
+				if harmless != (res.Hurt == 0) || harmless != (res.Harmless == 1) || !harmless && c.typ == key.TypeDataPack {
+					t.Errorf("%+v: %+v", depth, res)
+				}
+			}
+			p.restored(second)
+			if c.typ == key.TypeDataPack {
+				p.restore(first)
+			}
+		})
 	}
 }
 
@@ -145,32 +133,25 @@ func TestQuarantineNeedsProof(t *testing.T) {
 // same job.
 func TestDailyList(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, how := range []string{"missing", "cut"} {
-		for _, pack := range slices.Concat(r.packs(key.TypeDataPack), r.packs(key.TypeManifestPack)) {
-			p := r.fork()
-			p.t = t
-			p.clean() // lists
-			file := p.vault + pack[len(r.vault):]
-			if how == "cut" {
-				noErr(t, os.Truncate(file, 300))
-			} else {
-				noErr(t, os.Remove(file))
-			}
-			p.backup(BackupOptions{})
-			if len(p.quarantined()) != 0 || p.notes.has(Info, "", "missing") {
-				t.Errorf("listed twice in a day: %s", p.notes)
-			}
-			p.ahead.Add(int64(listEvery))
-			made := p.backup(BackupOptions{})
-			if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 of the vault's packs are missing or cut") {
-				t.Errorf("%s %s: %+v: %s", how, pack, made, p.notes)
-			}
-			p.usable(made.Point)
-			p.restored(made.Point)
-			if slices.Contains(r.packs(key.TypeDataPack), pack) {
-				p.restored(second)
-				p.restore(first)
-			}
+	for _, c := range r.packCases(4, "missing", "cut") {
+		p := r.fork()
+		p.t = t
+		p.clean() // lists
+		p.fail(c)
+		p.backup(BackupOptions{})
+		if len(p.quarantined()) != 0 || p.notes.has(Info, "", "missing") {
+			t.Errorf("listed twice in a day: %s", p.notes)
+		}
+		p.ahead.Add(int64(listEvery))
+		made := p.backup(BackupOptions{})
+		if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
+			t.Errorf("%v: %+v: %s", c, made, p.notes)
+		}
+		p.usable(made.Point)
+		p.restored(made.Point)
+		if c.typ == key.TypeDataPack {
+			p.restored(second)
+			p.restore(first)
 		}
 	}
 }
@@ -221,4 +202,44 @@ func TestDailyListTime(t *testing.T) {
 	if _, err := r.try(t.Context(), BackupOptions{DryRun: true}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What an unfinished job has stored is checked as points are, and is healed as they
+// are.
+func TestVerifyUnfinished(t *testing.T) {
+	r, w := partialWorld(t)
+	w.partial = time.Nanosecond
+	w.dies(t, r, "log/", 3)
+	look := func() (res VerifyResult) {
+		t.Helper()
+		err := w.session(t.Context(), true, func(s *Session) (err error) {
+			if len(s.vault.Log.State().Partials()) == 0 {
+				t.Error("there is no unfinished job")
+			}
+			res, err = s.Verify(t.Context(), VerifyOptions{Quarantine: true})
+			return err
+		})
+		if errors.Is(err, ErrDamaged) != (res.Damaged+res.Hurt > 0) {
+			t.Errorf("%v, %+v", err, res)
+		}
+		return res
+	}
+	if res := look(); res.Damaged != 0 || res.Points != 0 {
+		t.Fatalf("%+v", res)
+	}
+	noErr(t, w.session(t.Context(), false, func(s *Session) error {
+		packs, err := packsOfType(t.Context(), s, key.TypeDataPack)
+		if err != nil || len(packs) == 0 {
+			return fmt.Errorf("%d packs, %w", len(packs), err)
+		}
+		return os.Remove(filepath.Join(w.vault, pack.Name(packs[0])))
+	}))
+	res := look()
+	if res.Damaged != 1 || res.Hurt == 0 || res.Quarantined != 1 || !slices.ContainsFunc(res.Damage, func(d Damage) bool { return d.Unfinished && d.Path != "" }) {
+		t.Errorf("%+v", res)
+	}
+	w.partial = 0
+	made, err := w.backup(t.Context(), r.src)
+	noErr(t, err)
+	noErr(t, w.restoresTo(t.Context(), t, made.Point, r.src, r.src))
 }

@@ -49,12 +49,60 @@ func spoil(t testing.TB, file string, at int) {
 	noErr(t, os.WriteFile(file, b, 0o600))
 }
 
+// packCase is a pack, and what is done to it.
+type packCase struct {
+	typ    uint8
+	object string // its name in the vault
+	how    string
+}
+
+func (c packCase) String() string {
+	return fmt.Sprintf("%s of type %d %s", filepath.Base(c.object)[:8], c.typ, c.how)
+}
+
+// packCases are some of all packs with each of the ways, or all.
+func (r *rig) packCases(some int, ways ...string) (chosen []packCase) {
+	r.t.Helper()
+	var all []packCase
+	for _, how := range ways {
+		for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
+			for _, file := range r.packs(typ) {
+				all = append(all, packCase{typ, file[len(r.vault)+1:], how})
+			}
+		}
+	}
+	for _, i := range faultSample(len(all), some) {
+		chosen = append(chosen, all[i])
+	}
+	return chosen
+}
+
+// fail does to a pack of the vault what a case says.
+func (r *rig) fail(c packCase) {
+	r.t.Helper()
+	file := filepath.Join(r.vault, c.object)
+	info, err := os.Stat(file)
+	noErr(r.t, err)
+	switch c.how {
+	case "missing":
+		noErr(r.t, os.Remove(file))
+	case "cut":
+		noErr(r.t, os.Truncate(file, info.Size()/2))
+	case "flip": // in the first record
+		spoil(r.t, file, 100)
+	case "directory":
+		spoil(r.t, file, int(info.Size())-30)
+	default:
+		panic(c.how)
+	}
+}
+
 // twoJobs is a rig with two points, in whose index there are two runs.
 func twoJobs(t *testing.T) (r *rig, first, second string) {
 	r = newRig(t)
 	rng := rand.New(rand.NewPCG(71, 72))
-	for i := range 300 {
-		r.write(fmt.Sprintf("d%d/%03d", i%7, i), noise(rng, 300))
+	for i := range 120 {
+		r.write(fmt.Sprintf("d%d/%03d", i%7, i), noise(rng, 700))
 	}
 	r.write("large", noise(rng, 500_000))
 	first = r.clean().Point
@@ -78,7 +126,7 @@ func TestRestoreWithoutIndex(t *testing.T) {
 	for i := range 2 {
 		cases[fmt.Sprintf("run %d missing", i)] = func(p *rig) { noErr(t, os.Remove(p.objects("index/")[i])) }
 	}
-	for range 12 {
+	for range 8 {
 		i, share := rng.IntN(2), rng.Float64()
 		cases[fmt.Sprintf("run %d flipped at %v", i, share)] = func(p *rig) {
 			f := p.objects("index/")[i]
@@ -123,20 +171,15 @@ func (r *rig) hurt(point string, o VerifyOptions) (paths map[string]bool, res Ve
 	return paths, res
 }
 
-// What a check says is hurt is what a restore does not give, and all else is there.
-// lists tells that lists of files may be hurt, so that paths stand for more.
-func (r *rig) checkedAndRestored(point, want string, lists bool) {
+// checkedAndRestored restores a point of which no list of files is hurt: what a check
+// says is hurt is what is missing, and all else is there.
+func (r *rig) checkedAndRestored(point, want string) {
 	r.t.Helper()
 	hurt, _ := r.hurt(point, VerifyOptions{ReadData: true})
 	dir := r.temp()
 	defer removeAll(dir)
 	res, err := r.tryRestore(RestoreOptions{Point: point, Target: dir})
-	if err != nil {
-		if !lists || len(hurt) == 0 {
-			r.t.Errorf("restore: %v; hurt: %v", err, hurt)
-		}
-		return
-	}
+	noErr(r.t, err)
 	if (res.Status == CompletedWithWarnings) != (len(hurt) > 0) {
 		r.t.Errorf("%+v, hurt: %v: %s", res, hurt, r.notes)
 	}
@@ -144,15 +187,13 @@ func (r *rig) checkedAndRestored(point, want string, lists bool) {
 	noErr(r.t, err)
 	missing := map[string]bool{}
 	for _, d := range diffs {
-		path := filepath.Join(r.src, d.Path)
-		switch {
-		case d.Aspect == treecmp.Missing:
-			missing[path] = true
-		case d.Aspect&(treecmp.DirTimes|treecmp.Xattrs) == 0 && !lists:
+		if d.Aspect == treecmp.Missing {
+			missing[filepath.Join(r.src, d.Path)] = true
+		} else if d.Aspect != treecmp.DirTimes {
 			r.t.Errorf("restored otherwise: %v", d)
 		}
 	}
-	if !lists && !maps.Equal(missing, hurt) {
+	if !maps.Equal(missing, hurt) {
 		r.t.Errorf("missing: %v, said to be hurt: %v", missing, hurt)
 	}
 }
@@ -161,36 +202,18 @@ func (r *rig) checkedAndRestored(point, want string, lists bool) {
 // something of, and no others.
 func TestRestoreWithoutPack(t *testing.T) {
 	r, first, second := twoJobs(t)
-	packs := r.packs(key.TypeDataPack)
-	if len(packs) < 2 {
-		t.Fatalf("%d packs", len(packs))
-	}
-	rng := rand.New(rand.NewPCG(75, 76))
-	for n, pack := range packs {
-		for _, how := range []string{"missing", "cut", "flip", "directory"} {
-			p := r.fork()
-			p.t = t
-			file := p.vault + pack[len(r.vault):]
-			info, err := os.Stat(file)
-			noErr(t, err)
-			switch how {
-			case "missing":
-				noErr(t, os.Remove(file))
-			case "cut":
-				noErr(t, os.Truncate(file, info.Size()/2))
-			case "flip":
-				spoil(t, file, 40+rng.IntN(int(info.Size())/2))
-			case "directory":
-				spoil(t, file, int(info.Size())-30)
-			}
-			for _, point := range []string{first, second} {
-				if point == second {
-					p.checkedAndRestored(point, r.src, false)
-				}
-				hurt, res := p.hurt(point, VerifyOptions{ReadData: true})
-				if res.Damaged != 1 || how == "directory" && res.Hurt != 0 {
-					t.Errorf("pack %d, %s: %+v, hurt: %v", n, how, res, hurt)
-				}
+	for _, c := range r.packCases(10, "missing", "cut", "flip", "directory") {
+		if c.typ != key.TypeDataPack {
+			continue
+		}
+		p := r.fork()
+		p.t = t
+		p.fail(c)
+		p.checkedAndRestored(second, r.src)
+		for _, point := range []string{first, second} {
+			hurt, res := p.hurt(point, VerifyOptions{ReadData: true})
+			if res.Damaged != 1 || c.how == "directory" && res.Hurt != 0 {
+				t.Errorf("%v: %+v, hurt: %v", c, res, hurt)
 			}
 		}
 	}

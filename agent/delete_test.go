@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -257,7 +258,7 @@ func TestOnlyOwnerChangesPoints(t *testing.T) {
 		"soft-delete": func() error { _, err := s.SetSoftDelete(ctx, 30); return err },
 	} {
 		before := l.entries()
-		if err := run(); !errors.Is(err, errOwned) || l.entries() != before {
+		if err := run(); !errors.Is(err, vault.ErrNotOwner) || l.entries() != before {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

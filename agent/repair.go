@@ -48,6 +48,7 @@ func (s *Session) Repair(ctx context.Context, o RepairOptions) (RepairResult, er
 		}
 	}
 	r := &repair{s: s, o: o, c: s.newVerify(VerifyOptions{}, depthDirectory)}
+	r.c.mends = true
 	defer r.close()
 	err := r.run(ctx)
 	r.res.Damage = r.c.damage

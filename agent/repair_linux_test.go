@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -72,13 +74,13 @@ func TestRepairIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(91, 92))
 	cases := map[string]func(p *rig){
 		"no run":     func(p *rig) { noErr(t, os.RemoveAll(filepath.Join(p.vault, "index"))) },
-		"wrong rows": func(p *rig) { p.wrongRows(rng) },
+		"wrong rows": func(p *rig) { p.wrongRows(rng, key.TypeDataPack, key.TypeManifestPack) },
 	}
 	for i := range 2 {
 		cases[fmt.Sprintf("run %d missing", i)] = func(p *rig) { noErr(t, os.Remove(p.objects("index/")[i])) }
 		cases[fmt.Sprintf("run %d cut", i)] = func(p *rig) { noErr(t, os.Truncate(p.objects("index/")[i], 99)) }
 	}
-	for n := range 8 {
+	for n := range 5 {
 		i, share := n%2, rng.Float64()
 		cases[fmt.Sprintf("run %d flipped at %v", i, share)] = func(p *rig) {
 			f := p.objects("index/")[i]
@@ -130,8 +132,9 @@ func TestRepairIndex(t *testing.T) {
 	}
 }
 
-// wrongRows puts a run in the place of all others that is wrong about some packs.
-func (r *rig) wrongRows(rng *rand.Rand) {
+// wrongRows puts a run in the place of all others that is wrong about some packs: those
+// of the types.
+func (r *rig) wrongRows(rng *rand.Rand, types ...uint8) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	noErr(r.t, r.session(ctx, func(s *Session) error {
@@ -144,13 +147,16 @@ func (r *rig) wrongRows(rng *rand.Rand) {
 			if err != nil {
 				return err
 			}
+			dirs = append(dirs, dir)
+			if !slices.Contains(types, dir.Type) {
+				continue
+			}
 			rec := &dir.Records[rng.IntN(len(dir.Records))]
 			if n := len(rec.Chunks); n > 1 {
 				rec.Chunks[0], rec.Chunks[n-1] = rec.Chunks[n-1], rec.Chunks[0]
 			} else {
 				rec.Number += 7
 			}
-			dirs = append(dirs, dir)
 		}
 		id, err := pack.NewID(nil)
 		if err != nil {
@@ -171,10 +177,11 @@ func (r *rig) wrongRows(rng *rand.Rand) {
 }
 
 // A run that is wrong about packs is found wherever packs are looked into, and the
-// files that cannot be had by it are named.
+// files that cannot be had by it are named, and no others.
 func TestVerifyWrongRows(t *testing.T) {
 	r, _, second := twoJobs(t)
-	r.wrongRows(rand.New(rand.NewPCG(93, 94)))
+	r.wrongRows(rand.New(rand.NewPCG(93, 94)), key.TypeDataPack)
+	r.checkedAndRestored(second, r.src)
 	for _, o := range []VerifyOptions{{ReadData: true}, {Sample: 100}} {
 		_, res := r.hurt(second, o)
 		if res.Damaged != 1 || res.DamagedRuns != 1 || !strings.HasPrefix(res.Damage[0].Object, "index/") || res.Hurt == 0 {
@@ -184,9 +191,87 @@ func TestVerifyWrongRows(t *testing.T) {
 	if _, res := r.hurt(second, VerifyOptions{ReadData: true, Point: second}); res.Hurt == 0 || res.Damaged != 0 {
 		t.Errorf("of the point: %+v", res)
 	}
-	res := r.repair(RepairOptions{DryRun: true})
-	if res.Runs != 1 || res.Files != 0 {
+	if res := r.repair(RepairOptions{DryRun: true}); res.Runs != 1 || res.Files != 0 {
 		t.Errorf("%+v", res)
+	}
+}
+
+// A run that is wrong about one pack may be all that knows what another one holds, whose
+// directory is damaged: that is kept.
+func TestRepairKeepsRows(t *testing.T) {
+	r, _, second := twoJobs(t)
+	r.wrongRows(rand.New(rand.NewPCG(95, 96)), key.TypeDataPack)
+	for _, file := range r.packs(key.TypeManifestPack) {
+		info, err := os.Stat(file)
+		noErr(t, err)
+		spoil(t, file, int(info.Size())-30)
+	}
+	for _, dry := range []bool{true, false} {
+		if res := r.repair(RepairOptions{DryRun: dry}); res.Runs != 1 || res.Quarantined != 2 || res.Files+res.Points != 0 {
+			t.Errorf("%+v", res)
+		}
+	}
+	r.wipe()
+	r.restored(second)
+	r.usable(r.clean().Point)
+}
+
+// A repair that dies between two entries of the log leaves nothing that a job would
+// rely on: it takes trust away before it says that the index is whole.
+func TestRepairDies(t *testing.T) {
+	r, _, _ := twoJobs(t)
+	for _, c := range r.packCases(4, "missing") {
+		for entries := range int64(3) {
+			p := r.fork()
+			p.t = t
+			p.clean() // lists: the next job does not
+			p.fail(c)
+			noErr(t, os.RemoveAll(filepath.Join(p.vault, "index")))
+			var left atomic.Int64
+			left.Store(entries)
+			p.env.Wrap = func(b backend.Backend) backend.Backend { return dyingAt{b, "log/", &left} }
+			err := p.session(t.Context(), func(s *Session) error {
+				_, err := s.Repair(t.Context(), RepairOptions{})
+				return err
+			})
+			if (err == nil) != (entries == 2) {
+				t.Errorf("%v, dead after %d entries: %v", c, entries, err)
+			}
+			p.env.Wrap = nil
+			made := p.backup(BackupOptions{})
+			p.restored(made.Point)
+			if _, res := p.hurt(made.Point, VerifyOptions{Point: made.Point}); res.Hurt > 0 {
+				t.Errorf("%v, dead after %d entries: %+v", c, entries, res)
+			}
+		}
+	}
+}
+
+// A pack in quarantine is read last, in whichever order an index has the places.
+func TestQuarantinedIsReadLast(t *testing.T) {
+	r, _, second := twoJobs(t)
+	for _, c := range r.packCases(4, "flip") {
+		p := r.fork()
+		p.t = t
+		p.fail(c)
+		p.hurt("", VerifyOptions{ReadData: true, Quarantine: true})
+		p.backup(BackupOptions{})
+		noErr(t, os.RemoveAll(filepath.Join(p.vault, "index")))
+		p.repair(RepairOptions{}) // all in one run, by ID
+		p.wipe()
+		var asked atomic.Int64
+		p.env.Wrap = func(b backend.Backend) backend.Backend {
+			return fault.New(b, func(op fault.Op) fault.Action {
+				if op.Kind == fault.Get && op.Name == c.object {
+					asked.Add(1)
+				}
+				return fault.Action{}
+			})
+		}
+		p.restored(second)
+		if n := asked.Load(); n > 0 {
+			t.Errorf("%v: asked for %d times", c, n)
+		}
 	}
 }
 
@@ -194,49 +279,38 @@ func TestVerifyWrongRows(t *testing.T) {
 // damaged is not, as long as a run says what it holds, be it damaged itself.
 func TestRepairLost(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, typ := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
-		for _, pack := range r.packs(typ) {
-			for _, how := range []string{"missing", "directory"} {
-				for _, runs := range []string{"whole", "flipped", "none"} {
-					p := r.fork()
-					p.t = t
-					what := fmt.Sprintf("%s, %s, runs %s", filepath.Base(pack)[:8], how, runs)
-					file := p.vault + pack[len(r.vault):]
-					info, err := os.Stat(file)
+	for _, c := range r.packCases(4, "missing", "directory") {
+		for _, runs := range []string{"whole", "flipped", "none"} {
+			p := r.fork()
+			p.t = t
+			what := fmt.Sprintf("%v, runs %s", c, runs)
+			p.fail(c)
+			for _, f := range p.objects("index/") {
+				switch runs {
+				case "flipped": // the last block, of chunks: what is in it of the pack is lost
+					info, err := os.Stat(f)
 					noErr(t, err)
-					if how == "missing" {
-						noErr(t, os.Remove(file))
-					} else {
-						spoil(t, file, int(info.Size())-30)
-					}
-					for _, f := range p.objects("index/") {
-						switch runs {
-						case "flipped": // the last block, of chunks: what is in it of the pack is lost
-							info, err := os.Stat(f)
-							noErr(t, err)
-							spoil(t, f, int(info.Size())-100)
-						case "none":
-							noErr(t, os.Remove(f))
-						}
-					}
-					res := p.repair(RepairOptions{})
-					lost := how == "missing" || runs == "none"
-					told := lost == (res.Points > 0) && lost == (res.Files > 0) && (res.Bytes > 0 || !lost || typ != key.TypeDataPack)
-					if runs == "whole" != (res.Runs == 0) || !told && runs != "flipped" {
-						t.Errorf("%s: %+v", what, res)
-					}
-					if known := runs != "none"; known != (res.Quarantined == 1) {
-						t.Errorf("%s: %+v", what, res)
-					}
-					p.wipe()
-					made := p.backup(BackupOptions{})
-					p.usable(made.Point)
-					p.restored(made.Point)
-					if typ == key.TypeDataPack {
-						p.restored(second)
-						p.restore(first)
-					}
+					spoil(t, f, int(info.Size())-100)
+				case "none":
+					noErr(t, os.Remove(f))
 				}
+			}
+			res := p.repair(RepairOptions{})
+			lost := c.how == "missing" || runs == "none"
+			told := lost == (res.Points > 0) && lost == (res.Files > 0) && (res.Bytes > 0 || !lost || c.typ != key.TypeDataPack)
+			if runs == "whole" != (res.Runs == 0) || !told && runs != "flipped" {
+				t.Errorf("%s: %+v", what, res)
+			}
+			if known := runs != "none"; known != (res.Quarantined == 1) {
+				t.Errorf("%s: %+v", what, res)
+			}
+			p.wipe()
+			made := p.backup(BackupOptions{})
+			p.usable(made.Point)
+			p.restored(made.Point)
+			if c.typ == key.TypeDataPack {
+				p.restored(second)
+				p.restore(first)
 			}
 		}
 	}

@@ -21,6 +21,7 @@ type verify struct {
 	s     *Session
 	o     VerifyOptions
 	depth packDepth    // how far every pack is looked into
+	mends bool         // for a repair: what was given up and is needed by nothing is passed over
 	v     *vault.Vault // on the backend alone, with a log read anew
 
 	hashes      [][32]byte       // of the log entries, by seq

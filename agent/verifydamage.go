@@ -49,7 +49,7 @@ func (c *verify) found(name string, err error) error {
 }
 
 // sweptBy is what becomes of what is damaged and needed by nothing.
-const sweptBy = "nothing needs it, and a prune removes it"
+const sweptBy = "nothing needs it: agent prune removes it"
 
 // reportPacks reports the packs that are not whole, once it is known whether
 // anything needs them. A check of one point leaves out those in quarantine: what
@@ -62,7 +62,9 @@ func (c *verify) reportPacks(context.Context) error {
 	}
 	var all []report
 	for id, p := range c.packs {
-		if held := c.quarantined[id]; p.wrong != nil && !(held && c.point != nil) {
+		held := c.quarantined[id]
+		quiet := held && (c.point != nil || c.mends && !p.needed)
+		if p.wrong != nil && !quiet {
 			all = append(all, report{pack.Name(id), p, held})
 		}
 	}

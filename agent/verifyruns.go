@@ -38,7 +38,7 @@ func (c *verify) checkRuns(ctx context.Context) (err error) {
 		c.runs = append(c.runs, &runState{id: id, live: true})
 	}
 	for _, r := range st.PendingRuns() {
-		if !st.RunLive(r.ID) {
+		if !st.RunLive(r.ID) && !c.mends {
 			c.runs = append(c.runs, &runState{id: r.ID})
 		}
 	}

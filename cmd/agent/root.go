@@ -109,7 +109,7 @@ Exit codes: 0 done, 1 error, 3 done but for some files, 10 no vault there,
 	root.AddGroup(&cobra.Group{ID: groupUse, Title: "Back up and restore:"}, &cobra.Group{ID: groupVault, Title: "Vault and machine:"})
 	add(root, groupUse, a.backupCommand(), a.pointsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.catCommand(), a.restoreCommand(),
 		a.forgetCommand(), a.undeleteCommand(), a.holdCommand(), a.unholdCommand())
-	add(root, groupVault, a.initCommand(), a.verifyCommand(), a.pruneCommand(), a.keyCommand(), a.vaultCommand(), a.cacheCommand(), a.statusCommand())
+	add(root, groupVault, a.initCommand(), a.verifyCommand(), a.repairCommand(), a.pruneCommand(), a.keyCommand(), a.vaultCommand(), a.cacheCommand(), a.statusCommand())
 	add(root, "", a.versionCommand(), a.completionCommand(root))
 	root.SetHelpCommand(helpCommand(root))
 	root.SetVersionTemplate(versionLine() + "\n")
