@@ -151,7 +151,10 @@ func needless(c disk.Call) bool {
 	case strings.Contains(c.Path, "/cache/"):
 		rest := c.Path[strings.Index(c.Path, "/cache/")+len("/cache/"):]
 		_, part, _ := strings.Cut(rest, "/") // behind the vault's ID
-		for _, derived := range []string{"objects/", "filters/", "log", "spool/keep-"} {
+		if c.Op == disk.OpSync && part == "" {
+			return true // when packs were listed and read last, beside them
+		}
+		for _, derived := range []string{"objects/", "filters/", "log", "spool/keep-", "listed", "read", "put-"} {
 			if strings.HasPrefix(part, derived) {
 				return true
 			}

@@ -56,6 +56,10 @@ func newHeadRig(t *testing.T) *headRig {
 	}
 	must(t, h.w.changePassphrase(ctx, faultPass, faultNewPass))
 	h.w.partial, h.w.wrap = 0, nil
+	// A job that died leaves a journal, which speaks of packs that may vanish.
+	h.edit(h.fresh(1, 40_000))
+	h.w.dies(t, h.faultRig, "index/", 0)
+	h.edit(2)
 	if n := len(h.after); n < 6 {
 		t.Fatalf("only %d entries", n)
 	}

@@ -105,7 +105,11 @@ func TestFaultOwnerAlone(t *testing.T) {
 		refuses(what, o.other.session(ctx, false, do))
 	}
 	// The owner writes under the lock of its home.
-	err = o.owner.locked(func(*home.Home) error { return o.owner.changePassphrase(ctx, faultPass, faultNewPass) })
+	err = o.owner.locked(func(*home.Home) error {
+		return o.owner.session(ctx, false, func(s *Session) error {
+			return s.AddPassphrase(ctx, KeyChange{Current: faultPass, New: faultNewPass, KDF: faultKDF})
+		})
+	})
 	if !errors.Is(err, home.ErrBusy) {
 		t.Errorf("beside another job of the owner: %v", err)
 	}
@@ -161,7 +165,7 @@ func TestFaultTakenOverMeanwhile(t *testing.T) {
 	ctx := t.Context()
 	o := newOwnerRig(t)
 	o.edit(1)
-	took, ended := make(chan error, 1), make(chan bool)
+	took, ended := make(chan error, 1), make(chan bool, 1)
 	both, refused, again := 0, 0, 0
 	meanwhile := func(c *ownerRig, _ string) {
 		waits := make(chan bool)
@@ -175,13 +179,18 @@ func TestFaultTakenOverMeanwhile(t *testing.T) {
 		go func() { took <- c.other.takeOver(ctx) }()
 		select {
 		case <-waits:
-		case <-time.After(faultStuck):
-			t.Error("it does not wait")
+		case err := <-took:
+			t.Errorf("it does not wait: %v", err)
+			took <- err
 		}
 	}
 	cases, total := o.eachOperation(16, meanwhile, func(c *ownerRig, what string, ours BackupResult, err error) {
 		ended <- true
 		tookErr := <-took
+		select {
+		case <-ended:
+		default:
+		}
 		c.other.sleep = nil
 		switch {
 		case err == nil && tookErr == nil:

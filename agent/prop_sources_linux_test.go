@@ -531,7 +531,8 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("dry run: %+v", dry)
 		}
 		real := r.fork().backup(BackupOptions{})
-		dry.Point, dry.Duration, dry.BytesAdded, dry.BytesStored = real.Point, real.Duration, real.BytesAdded, real.BytesStored
+		dry.Point, dry.Duration, dry.Head = real.Point, real.Duration, real.Head
+		dry.BytesAdded, dry.BytesStored = real.BytesAdded, real.BytesStored
 		if dry != real {
 			t.Errorf("dry run: %+v\nreal run: %+v", dry, real)
 		}

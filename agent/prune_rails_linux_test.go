@@ -319,7 +319,7 @@ func TestPrunedBusyVault(t *testing.T) {
 		p.timed(func(name string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			if strings.HasPrefix(name, "log/") {
+			if tallies < 200 && strings.HasPrefix(name, "log/") {
 				tallies++
 				// somebody notes a HOLD of nothing, faster
 				return s.asAdmin(ctx, t, p.faultWorld, &log.Unforget{Points: []log.PointID{{1}}})

@@ -15,8 +15,8 @@
 // # Errors
 //
 // Damage wraps key.ErrDamaged, an object of a newer version key.ErrNewer, a wrong
-// secret key.ErrWrongKey, no vault [ErrNone]; all others are the backend's or the
-// spool's.
+// secret key.ErrWrongKey, no vault [ErrNone], a write by a machine that may not
+// [ErrNotOwner]; all others are the backend's or the spool's.
 //
 // # Security
 //
