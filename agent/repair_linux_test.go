@@ -181,7 +181,7 @@ func (r *rig) wrongRows(rng *rand.Rand, types ...uint8) {
 func TestVerifyWrongRows(t *testing.T) {
 	r, _, second := twoJobs(t)
 	r.wrongRows(rand.New(rand.NewPCG(93, 94)), key.TypeDataPack)
-	r.checkedAndRestored(second, r.src)
+	r.checkedAndRestored(second, r.src, true)
 	for _, o := range []VerifyOptions{{ReadData: true}, {Sample: 100}} {
 		_, res := r.hurt(second, o)
 		if res.Damaged != 1 || res.DamagedRuns != 1 || !strings.HasPrefix(res.Damage[0].Object, "index/") || res.Hurt == 0 {
