@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -95,6 +96,11 @@ func TestAlwaysExclude(t *testing.T) {
 	}
 }
 
+// unsteady are patterns about which git is not to be asked: two stars behind another
+// character than a slash, where what it does is not what its manual says, and a slash
+// behind a backslash.
+var unsteady = regexp.MustCompile(`[^/*]\*\*|\\/`)
+
 // TestExcludesAsGit compares with what git would not ignore.
 func TestExcludesAsGit(t *testing.T) {
 	if _, err := exec.LookPath("git"); err != nil {
@@ -119,7 +125,11 @@ func TestExcludesAsGit(t *testing.T) {
 		var ignore []string
 		patterns := func() (s string) {
 			for range 1 + rnd.IntN(4) {
-				s += randomPattern(rnd) + "\n"
+				p := randomPattern(rnd)
+				if unsteady.MatchString(p) {
+					p = "a"
+				}
+				s += p + "\n"
 			}
 			return s
 		}
@@ -134,6 +144,9 @@ func TestExcludesAsGit(t *testing.T) {
 		args := []string{"ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"}
 		for range rnd.IntN(3) {
 			p := randomPattern(rnd)
+			if unsteady.MatchString(p) {
+				p = "a"
+			}
 			o.Excludes = append(o.Excludes, p)
 			args = append(args, "--exclude="+p)
 		}
