@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -243,7 +242,7 @@ func (p *prune) before(a, b chunk.ID) bool {
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), bytes.Compare(a[:], b[:])) < 0
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b)) < 0
 }
 
 // taken chooses the place whose copy is kept; -1 where no pack is fit.

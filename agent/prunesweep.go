@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,13 +36,9 @@ func (p *prune) doomed() (packs, runs []chunk.ID) {
 			packs = append(packs, id)
 		}
 	}
-	sortIDs(packs)
-	sortIDs(runs)
+	slices.SortFunc(packs, chunk.ID.Compare)
+	slices.SortFunc(runs, chunk.ID.Compare)
 	return packs, runs
-}
-
-func sortIDs(ids []chunk.ID) {
-	slices.SortFunc(ids, func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
 }
 
 // condemn announces what nothing needs. From this entry on no point may use it.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +38,7 @@ func (c *verify) suspects() []suspect {
 			all = append(all, suspect{id, p.length, p.absent})
 		}
 	}
-	slices.SortFunc(all, func(a, b suspect) int { return bytes.Compare(a.id[:], b.id[:]) })
+	slices.SortFunc(all, func(a, b suspect) int { return a.id.Compare(b.id) })
 	return all
 }
 

@@ -94,7 +94,7 @@ func (p *prune) candidates() map[chunk.ID]struct{} {
 			}
 			return 1
 		}
-		return cmp.Or(cmp.Compare(x.live*(y.total+1), y.live*(x.total+1)), slices.Compare(a[:], b[:]))
+		return cmp.Or(cmp.Compare(x.live*(y.total+1), y.live*(x.total+1)), a.Compare(b))
 	})
 	from, bytes := map[chunk.ID]struct{}{}, int64(0)
 	for _, id := range ids {
@@ -168,7 +168,7 @@ func (r *repacker) replaced() (ids []chunk.ID) {
 			ids = append(ids, id)
 		}
 	}
-	sortIDs(ids)
+	slices.SortFunc(ids, chunk.ID.Compare)
 	return ids
 }
 

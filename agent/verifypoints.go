@@ -167,7 +167,7 @@ const refsAtOnce = 8 << 10
 // checkRefs looks references up in the order of the index, so that each block of
 // it is read once, and empties the list. It returns errHurt where one is not whole.
 func (c *verify) checkRefs(ctx context.Context, refs *[]manifest.Ref) error {
-	slices.SortFunc(*refs, func(a, b manifest.Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(*refs, func(a, b manifest.Ref) int { return a.ID.Compare(b.ID) })
 	for _, ref := range *refs {
 		if ok, err := c.available(ctx, ref.ID, refType(ref)); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"log/slog"
@@ -82,7 +81,7 @@ func (r *packReads) choose(packs map[chunk.ID]*packState, ids []chunk.ID, share 
 			}
 			return 1
 		}
-		return cmp.Or(cmp.Compare(x.time, y.time), bytes.Compare(a[:], b[:]))
+		return cmp.Or(cmp.Compare(x.time, y.time), a.Compare(b))
 	})
 	want := uint64(math.Ceil(float64(sum) * share / 100))
 	n := 0

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -125,7 +124,7 @@ func (w *window) add(f *restoreFile, off int64, x manifest.Extent) error {
 // locate finds where the pieces lie. It goes by their IDs, as the index does, so
 // that each block of it is read once. Those that are nowhere fail.
 func (w *window) locate() {
-	slices.SortFunc(w.pieces, func(a, b piece) int { return bytes.Compare(a.id[:], b.id[:]) })
+	slices.SortFunc(w.pieces, func(a, b piece) int { return a.id.Compare(b.id) })
 	kept := w.pieces[:0]
 	for i := range w.pieces {
 		p := w.pieces[i]
@@ -162,7 +161,7 @@ var errNowhere = errors.New("its content is in no index of the vault: try agent 
 func (w *window) flush() error {
 	w.locate()
 	slices.SortFunc(w.pieces, func(a, b piece) int {
-		return cmp.Or(bytes.Compare(a.loc.Pack[:], b.loc.Pack[:]), cmp.Compare(a.loc.RecordOffset, b.loc.RecordOffset), cmp.Compare(a.loc.Offset, b.loc.Offset))
+		return cmp.Or(a.loc.Pack.Compare(b.loc.Pack), cmp.Compare(a.loc.RecordOffset, b.loc.RecordOffset), cmp.Compare(a.loc.Offset, b.loc.Offset))
 	})
 	for rest := w.pieces; len(rest) > 0; {
 		n := rangeOf(rest)

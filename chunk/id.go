@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 )
@@ -17,6 +18,9 @@ func (id ID) Short() string { return hex.EncodeToString(id[:4]) }
 
 // IsZero tells whether id is unset. No object and no chunk has the zero ID.
 func (id ID) IsZero() bool { return id == ID{} }
+
+// Compare orders IDs by their bytes, as cmp.Compare does.
+func (id ID) Compare(o ID) int { return bytes.Compare(id[:], o[:]) }
 
 // ParseID reads the 64 hex digits that String writes.
 func ParseID(s string) (ID, error) {

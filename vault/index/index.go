@@ -29,6 +29,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -67,8 +68,20 @@ type Counts struct {
 	Packs, Records, Chunks uint32
 }
 
+// Prefix is what the names of all runs' objects begin with.
+const Prefix = "index/"
+
 // Name is the name of a run's object: index/<64 hex digits>.
-func Name(id chunk.ID) string { return "index/" + id.String() }
+func Name(id chunk.ID) string { return Prefix + id.String() }
+
+// IDOf is the ID of the run whose object has this name; false for other names.
+func IDOf(name string) (id chunk.ID, ok bool) {
+	id, err := chunk.ParseID(strings.TrimPrefix(name, Prefix))
+	if err != nil || Name(id) != name {
+		return chunk.ID{}, false
+	}
+	return id, true
+}
 
 func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{key.ErrDamaged}, args...)...)

@@ -153,7 +153,7 @@ func (l *Live) Each(ctx context.Context, f func(id chunk.ID, needed bool, places
 		}
 		return f(id, needed, places)
 	}
-	err := mergeStreams(streams, func(a, b *row) int { return bytes.Compare(a.id[:], b.id[:]) }, func(r *row, _ int) error {
+	err := mergeStreams(streams, func(a, b *row) int { return a.id.Compare(b.id) }, func(r *row, _ int) error {
 		if len(places) > 0 && r.id != id {
 			if err := flush(); err != nil {
 				return err

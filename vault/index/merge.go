@@ -1,7 +1,6 @@
 package index
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -76,7 +75,7 @@ func (m *merger) packs(ctx context.Context) error {
 	}
 	var last PackRow
 	row := noPack
-	return mergeStreams(streams, func(a, b *PackRow) int { return bytes.Compare(a.ID[:], b.ID[:]) },
+	return mergeStreams(streams, func(a, b *PackRow) int { return a.ID.Compare(b.ID) },
 		func(p *PackRow, from int) error {
 			switch {
 			case p.ID != last.ID || last.Type == 0:

@@ -1,7 +1,6 @@
 package index
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 
@@ -99,7 +98,7 @@ func parseChunkRow(b []byte) ChunkRow {
 }
 
 func compareChunkRows(a, b *ChunkRow) int {
-	if c := bytes.Compare(a.ID[:], b.ID[:]); c != 0 {
+	if c := a.ID.Compare(b.ID); c != 0 {
 		return c
 	}
 	if c := cmp.Compare(a.Record, b.Record); c != 0 {

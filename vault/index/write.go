@@ -1,7 +1,6 @@
 package index
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -21,7 +20,7 @@ func Write(w io.Writer, ring *key.Ring, id chunk.ID, dirs []pack.Directory) (siz
 		return 0, ErrEmpty
 	}
 	sorted := slices.Clone(dirs)
-	slices.SortFunc(sorted, func(a, b pack.Directory) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(sorted, func(a, b pack.Directory) int { return a.ID.Compare(b.ID) })
 	total := 0
 	for i := range sorted {
 		if i > 0 && sorted[i].ID == sorted[i-1].ID {

@@ -463,7 +463,7 @@ func (s *State) marked(marks map[chunk.ID]mark, flags uint8) []Retired {
 		}
 	}
 	slices.SortFunc(all, func(a, b Retired) int {
-		return cmp.Or(cmp.Compare(a.Seq, b.Seq), bytes.Compare(a.ID[:], b.ID[:]))
+		return cmp.Or(cmp.Compare(a.Seq, b.Seq), a.ID.Compare(b.ID))
 	})
 	return all
 }
@@ -473,6 +473,6 @@ func ids(all []Retired) []chunk.ID {
 	for i := range all {
 		out[i] = all[i].ID
 	}
-	slices.SortFunc(out, func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
+	slices.SortFunc(out, chunk.ID.Compare)
 	return out
 }

@@ -30,7 +30,6 @@ package pack
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"strings"
@@ -105,11 +104,9 @@ func Name(id chunk.ID) string {
 
 // IDOf is the ID of the pack whose object has this name; false for other names.
 func IDOf(name string) (id chunk.ID, ok bool) {
-	_, h, _ := strings.Cut(strings.TrimPrefix(name, Prefix), "/")
-	if len(h) != hex.EncodedLen(len(id)) {
-		return chunk.ID{}, false
-	}
-	if _, err := hex.Decode(id[:], []byte(h)); err != nil || Name(id) != name {
+	_, digits, _ := strings.Cut(strings.TrimPrefix(name, Prefix), "/")
+	id, err := chunk.ParseID(digits)
+	if err != nil || Name(id) != name {
 		return chunk.ID{}, false
 	}
 	return id, true
