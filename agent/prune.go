@@ -14,7 +14,6 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
-	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // ErrConfirm is returned by Prune where it would do what may be a mistake, and
@@ -68,11 +67,12 @@ type prune struct {
 	res   PruneResult
 	admin ed25519.PrivateKey
 
-	now    time.Time                // by the local clock
-	listed map[string]backend.Info  // packs/ and index/
-	named  map[chunk.ID]bool        // packs of superseded runs; nil: not known
-	stored time.Time                // the backend's time at that listing, if it tells
-	ended  map[log.PointID]struct{} // points that the plan takes for purged
+	now    time.Time                 // by the local clock
+	packs  map[chunk.ID]backend.Info // as listed
+	runs   map[chunk.ID]backend.Info // as listed
+	named  map[chunk.ID]bool         // packs of superseded runs; nil: not known
+	stored time.Time                 // the backend's time at that listing, if it tells
+	ended  map[log.PointID]struct{}  // points that the plan takes for purged
 
 	index *vault.Index
 	live  *index.Live
@@ -141,6 +141,12 @@ func (p *prune) dryRun(ctx context.Context) error {
 	}
 	due, runs := p.due()
 	left := p.leftovers()
+	for _, id := range due {
+		left = append(left, p.packs[id])
+	}
+	for _, id := range runs {
+		left = append(left, p.runs[id])
+	}
 	if err := p.plan(ctx); err != nil {
 		return err
 	}
@@ -152,26 +158,21 @@ func (p *prune) dryRun(ctx context.Context) error {
 	packs, _ := p.doomed()
 	p.res.Condemned, p.res.CondemnedBytes = int64(len(packs)), p.bytesOf(packs)
 	p.totals()
-	for _, id := range due {
-		left = append(left, pack.Name(id))
-	}
-	for _, id := range runs {
-		left = append(left, index.Name(id))
-	}
 	p.res.Swept = int64(len(left))
-	for _, name := range left {
-		p.res.FreedBytes += p.listed[name].Size
+	for _, o := range left {
+		p.res.FreedBytes += o.Size
 	}
 	return nil
 }
 
 // append writes an entry under the admin key, as long as the log is the one that
-// was counted by; else it counts again and asks build again. A nil body ends it.
-func (p *prune) append(ctx context.Context, build func() log.Body) error {
+// was counted by; else it counts again and asks build again. With a nil body there
+// is nothing to write, and it returns false.
+func (p *prune) append(ctx context.Context, build func() log.Body) (bool, error) {
 	for try := 0; ; try++ {
 		body := build()
 		if body == nil {
-			return nil
+			return false, nil
 		}
 		_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
 			if st.Used() != p.at {
@@ -181,16 +182,16 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 		})
 		if errors.Is(err, errMoved) && try < maxMoved {
 			if err := p.catchUp(ctx); err != nil {
-				return err
+				return false, err
 			}
 			continue
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		st := p.s.vault.Log.State()
 		p.at, p.lost = st.Used(), st.Unusable()
-		return nil
+		return true, nil
 	}
 }
 
@@ -202,8 +203,11 @@ func (p *prune) note(ctx context.Context) error {
 // plan counts as if the points whose soft-delete period is over were purged.
 func (p *prune) plan(ctx context.Context) error {
 	p.ended = map[log.PointID]struct{}{}
-	for _, id := range p.purgeable(p.s.vault.Log.State()) {
-		p.ended[id] = struct{}{}
+	st := p.s.vault.Log.State()
+	for _, point := range st.Points() {
+		if id := point.Point.ID; p.purgeable(st, id) {
+			p.ended[id] = struct{}{}
+		}
 	}
 	if len(p.ended) == 0 {
 		return nil
@@ -235,21 +239,18 @@ func (p *prune) guard(context.Context) error {
 // purge ends the points whose soft-delete period is over, and counts anew: someone
 // may have brought one back, or held it.
 func (p *prune) purge(ctx context.Context) error {
-	due := slices.Collect(maps.Keys(p.ended))
-	for len(due) > 0 {
-		n := min(len(due), maxNamed)
-		if err := p.purgeSome(ctx, due[:n]); err != nil {
+	if len(p.ended) == 0 {
+		return nil
+	}
+	for some := range slices.Chunk(slices.Collect(maps.Keys(p.ended)), maxNamed) {
+		if err := p.purgeSome(ctx, some); err != nil {
 			return fmt.Errorf("purge points: %w", err)
 		}
-		due = due[n:]
 	}
 	for id := range p.ended {
 		if point, ok := p.s.vault.Log.State().Point(id); ok && point.Purged {
 			p.res.Purged++
 		}
-	}
-	if len(p.ended) == 0 {
-		return nil
 	}
 	p.ended = nil
 	return p.recount(ctx)
@@ -259,13 +260,10 @@ func (p *prune) purge(ctx context.Context) error {
 // body holds (docs/FORMAT.md §10), so that it is read and written at once.
 const maxNamed = 8 << 10
 
-func (p *prune) purgeable(st *log.State) (due []log.PointID) {
-	for _, point := range st.Points() {
-		if from, ok := st.PurgeableFrom(point.Point.ID); ok && !p.now.Before(from) {
-			due = append(due, point.Point.ID)
-		}
-	}
-	return due
+// purgeable tells whether a point's soft-delete period is over.
+func (p *prune) purgeable(st *log.State, id log.PointID) bool {
+	from, ok := st.PurgeableFrom(id)
+	return ok && !p.now.Before(from)
 }
 
 // purgeSome purges those that are still to be purged when the entry is written:
@@ -274,7 +272,7 @@ func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
 	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
 		var still []log.PointID
 		for _, id := range ids {
-			if from, ok := st.PurgeableFrom(id); ok && !p.now.Before(from) {
+			if p.purgeable(st, id) {
 				still = append(still, id)
 			}
 		}

@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 const (
@@ -68,13 +68,19 @@ func (s *Session) backendTime(ctx context.Context) (t time.Time, err error) {
 // list asks the backend which packs and runs there are. It only ever nominates what
 // no entry of the log names; what the log names is judged by the log.
 func (p *prune) list(ctx context.Context) error {
-	p.listed = map[string]backend.Info{}
-	for _, prefix := range []string{"packs/", "index/"} {
-		for info, err := range p.s.backend.List(ctx, prefix) {
+	p.packs, p.runs = map[chunk.ID]backend.Info{}, map[chunk.ID]backend.Info{}
+	for _, of := range []struct {
+		prefix string
+		id     func(name string) (chunk.ID, bool)
+		to     map[chunk.ID]backend.Info
+	}{{pack.Prefix, pack.IDOf, p.packs}, {index.Prefix, index.IDOf, p.runs}} {
+		for info, err := range p.s.backend.List(ctx, of.prefix) {
 			if err != nil {
-				return fmt.Errorf("list %s: %w; nothing was condemned", prefix, err)
+				return fmt.Errorf("list %s: %w; nothing was condemned", of.prefix, err)
 			}
-			p.listed[info.Name] = info
+			if id, ok := of.id(info.Name); ok {
+				of.to[id] = info
+			}
 		}
 	}
 	return nil
@@ -86,7 +92,7 @@ func (p *prune) list(ctx context.Context) error {
 func (p *prune) superseded(ctx context.Context) error {
 	packs := map[chunk.ID]bool{}
 	for _, r := range p.s.vault.Log.State().PendingRuns() {
-		info, there := p.listed[index.Name(r.ID)]
+		info, there := p.runs[r.ID]
 		if !there {
 			return nil
 		}
@@ -114,19 +120,16 @@ func (p *prune) superseded(ctx context.Context) error {
 // stored.
 func (p *prune) orphans() (packs, runs []chunk.ID) {
 	st := p.s.vault.Log.State()
-	pending := map[chunk.ID]bool{}
-	for _, r := range st.PendingRuns() {
-		pending[r.ID] = true
+	old := func(o backend.Info) bool {
+		return !p.stored.IsZero() && !o.Modified.IsZero() && p.stored.Sub(o.Modified) >= orphanAge
 	}
-	for name, info := range p.listed {
-		id, isPack, ok := objectID(name)
-		if !ok || p.stored.IsZero() || info.Modified.IsZero() || p.stored.Sub(info.Modified) < orphanAge || st.Swept(id) {
-			continue
-		}
-		switch {
-		case isPack && p.named != nil && p.use[id] == nil && !p.named[id] && !p.had(id) && st.Usable(id):
+	for id, o := range p.packs {
+		if p.named != nil && p.use[id] == nil && !p.named[id] && !p.had(id) && st.Usable(id) && old(o) {
 			packs = append(packs, id)
-		case !isPack && !st.RunLive(id) && !st.RunGone(id) && !pending[id]:
+		}
+	}
+	for id, o := range p.runs {
+		if !st.RunLive(id) && !st.RunGone(id) && old(o) {
 			runs = append(runs, id)
 		}
 	}
@@ -137,19 +140,4 @@ func (p *prune) orphans() (packs, runs []chunk.ID) {
 func (p *prune) had(id chunk.ID) bool {
 	_, ok := p.known[id]
 	return ok
-}
-
-// objectID is the ID in the name of a pack or an index run.
-func objectID(name string) (id chunk.ID, isPack, ok bool) {
-	digits, isRun := strings.CutPrefix(name, "index/")
-	if !isRun {
-		i := strings.LastIndexByte(name, '/')
-		digits = name[i+1:]
-	}
-	b, err := hex.DecodeString(digits)
-	if err != nil || len(b) != len(id) {
-		return id, false, false
-	}
-	id = chunk.ID(b)
-	return id, !isRun, name == index.Name(id) || !isRun
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
-	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // pruneCacheBytes bounds the decoded blocks of the index while a prune marks:
@@ -222,7 +221,7 @@ func (p *prune) present(id chunk.ID) bool {
 	if _, old := p.known[id]; !old && p.known != nil {
 		return true
 	}
-	u, info := p.use[id], p.listed[pack.Name(id)]
+	u, info := p.use[id], p.packs[id]
 	return u != nil && info.Name != "" && uint64(info.Size) == u.length
 }
 

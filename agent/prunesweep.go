@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"syscall"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/log"
-	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // maxCondemnShare is the share of the vault's bytes, in percent, that one prune may
@@ -44,18 +44,14 @@ func (p *prune) doomed() (packs, runs []chunk.ID) {
 // condemn announces what nothing needs. From this entry on no point may use it.
 func (p *prune) condemn(ctx context.Context) error {
 	for {
-		packs, runs := p.doomed()
+		packs, _ := p.doomed()
 		if err := p.prove(ctx, packs); err != nil {
 			return err
 		}
-		packs, runs = p.proved()
-		if len(packs)+len(runs) == 0 {
-			p.totals()
-			return nil
-		}
 		var named []chunk.ID
-		err := p.append(ctx, func() log.Body {
-			if packs, runs = p.proved(); len(packs)+len(runs) == 0 {
+		more, err := p.append(ctx, func() log.Body {
+			packs, runs := p.proved()
+			if len(packs)+len(runs) == 0 {
 				return nil
 			}
 			named = packs[:min(len(packs), maxNamed)]
@@ -63,6 +59,10 @@ func (p *prune) condemn(ctx context.Context) error {
 		})
 		if err != nil {
 			return fmt.Errorf("condemn packs: %w", err)
+		}
+		if !more {
+			p.totals()
+			return nil
 		}
 		p.res.Condemned += int64(len(named))
 		p.res.CondemnedBytes += p.bytesOf(named)
@@ -87,8 +87,8 @@ func (p *prune) totals() (all int64) {
 	p.res.LiveBytes = 0
 	for id, u := range p.use {
 		p.res.LiveBytes += int64(u.live)
-		if info, there := p.listed[pack.Name(id)]; there && st.Usable(id) {
-			all += info.Size
+		if o, there := p.packs[id]; there && st.Usable(id) {
+			all += o.Size
 		}
 	}
 	p.res.PackBytes = all
@@ -100,7 +100,7 @@ func (p *prune) bytesOf(packs []chunk.ID) (n int64) {
 		if u := p.use[id]; u != nil {
 			n += int64(u.length)
 		} else {
-			n += p.listed[pack.Name(id)].Size
+			n += p.packs[id].Size
 		}
 	}
 	return n
@@ -138,10 +138,9 @@ func (p *prune) due() (packs, runs []chunk.ID) {
 // sweep says which packs and runs are deleted now, and deletes them. What an
 // earlier sweep said and did not come to is deleted too.
 func (p *prune) sweep(ctx context.Context) error {
-	packs, runs := p.due()
-	for len(packs)+len(runs) > 0 {
-		err := p.append(ctx, func() log.Body {
-			packs, runs = p.due()
+	for {
+		more, err := p.append(ctx, func() log.Body {
+			packs, runs := p.due()
 			if len(packs)+len(runs) == 0 {
 				return nil
 			}
@@ -150,42 +149,48 @@ func (p *prune) sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("sweep: %w", err)
 		}
-		packs, runs = p.due()
+		if !more {
+			return p.delete(ctx)
+		}
 	}
-	return p.delete(ctx)
 }
 
 // delete deletes what the log says is swept and the backend still has.
 func (p *prune) delete(ctx context.Context) error {
-	gone := p.leftovers()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
-	for _, name := range gone {
+	for _, o := range p.leftovers() {
 		p.res.Swept++
-		p.res.FreedBytes += p.listed[name].Size
+		p.res.FreedBytes += o.Size
 		g.Go(func() error {
-			if err := p.s.backend.Delete(ctx, name); err != nil && !errors.Is(err, backend.ErrNotFound) {
-				return fmt.Errorf("delete %s: %w", name, err)
+			if err := p.s.backend.Delete(ctx, o.Name); err != nil && !errors.Is(err, backend.ErrNotFound) {
+				return fmt.Errorf("delete %s: %w", o.Name, err)
 			}
 			return nil
 		})
 	}
 	err := g.Wait()
-	for _, name := range gone {
-		delete(p.listed, name)
-	}
+	swept := p.s.vault.Log.State().Swept
+	gone := func(id chunk.ID, _ backend.Info) bool { return swept(id) }
+	maps.DeleteFunc(p.packs, gone)
+	maps.DeleteFunc(p.runs, gone)
 	return err
 }
 
 // leftovers are listed objects that the log says are swept.
-func (p *prune) leftovers() (names []string) {
+func (p *prune) leftovers() (all []backend.Info) {
 	st := p.s.vault.Log.State()
-	for name := range p.listed {
-		if id, _, ok := objectID(name); ok && st.Swept(id) && !st.RunLive(id) {
-			names = append(names, name)
+	for id, o := range p.packs {
+		if st.Swept(id) {
+			all = append(all, o)
 		}
 	}
-	return names
+	for id, o := range p.runs {
+		if st.Swept(id) && !st.RunLive(id) {
+			all = append(all, o)
+		}
+	}
+	return all
 }
 
 // maxDeadRows is the share of the index, in percent, that may be of packs that are gone.
