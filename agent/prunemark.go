@@ -150,41 +150,37 @@ func (p *prune) count(ctx context.Context) error {
 // once, also over several calls. The first error ends it: what cannot be read now
 // may name anything. fresh, if not nil, is called for what was not marked before.
 func (p *prune) mark(ctx context.Context, fresh func(context.Context, chunk.ID) error) error {
-	var wrong error
-	pages := int64(0)
-	mark := func(id chunk.ID) (before bool) {
+	mark := func(id chunk.ID) (before bool, err error) {
 		found, before, err := p.live.Mark(ctx, id)
 		switch {
 		case err != nil:
-			wrong = err
+			return false, err
 		case !found:
-			wrong = fmt.Errorf("%w: chunk %s is in no index", key.ErrDamaged, id.Short())
+			return false, fmt.Errorf("%w: chunk %s is in no index", key.ErrDamaged, id.Short())
 		case !before && fresh != nil:
-			wrong = fresh(ctx, id)
+			return false, fresh(ctx, id)
 		}
-		return before && wrong == nil
+		return before, nil
 	}
+	pages := 0
 	w := manifest.Walker{
 		Reader: p.pages,
-		Seen: func(page chunk.ID) bool {
+		Seen: func(page chunk.ID) (bool, error) {
 			if pages++; pages%1024 == 0 {
 				p.progress("mark", 0, 0)
 			}
 			return mark(page)
 		},
-		Visit: func(r manifest.Ref) error {
-			if !r.Page && wrong == nil {
-				mark(r.ID)
+		Visit: func(r manifest.Ref) (err error) {
+			if !r.Page {
+				_, err = mark(r.ID)
 			}
-			return wrong
+			return err
 		},
 	}
 	for _, root := range p.roots() {
 		if err := w.Walk(ctx, root); err != nil {
 			return err
-		}
-		if wrong != nil {
-			return wrong
 		}
 	}
 	return nil

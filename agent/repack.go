@@ -175,22 +175,13 @@ func (r *repacker) replaced() (ids []chunk.ID) {
 // inOrder copies what the newest manifest of each source needs, in its order.
 func (r *repacker) inOrder(ctx context.Context) error {
 	seen := index.NewLive(r.p.index.Members()...)
-	var wrong error
 	w := manifest.Walker{
 		Reader: r.p.pages,
-		Seen: func(page chunk.ID) bool {
+		Seen: func(page chunk.ID) (bool, error) {
 			_, before, err := seen.Mark(ctx, page)
-			if err != nil {
-				wrong = err
-			}
-			return before
+			return before, err
 		},
-		Visit: func(ref manifest.Ref) error {
-			if wrong != nil {
-				return wrong
-			}
-			return r.copy(ctx, ref.ID)
-		},
+		Visit: func(ref manifest.Ref) error { return r.copy(ctx, ref.ID) },
 	}
 	for _, root := range r.newest() {
 		if err := w.Walk(ctx, root); err != nil {

@@ -17,10 +17,10 @@ func (c *verify) keepNeeded(ctx context.Context) error {
 	seen := map[chunk.ID]bool{}
 	w := manifest.Walker{
 		Reader: c.v.NewPages(c.index),
-		Seen: func(page chunk.ID) bool {
+		Seen: func(page chunk.ID) (bool, error) {
 			was := seen[page]
 			seen[page] = true
-			return was
+			return was, nil
 		},
 		Visit: func(ref manifest.Ref) (err error) {
 			if locs, err = c.index.Find(ctx, ref.ID, locs[:0]); err != nil && !isFinding(err) {
@@ -33,12 +33,7 @@ func (c *verify) keepNeeded(ctx context.Context) error {
 			}
 			return nil
 		},
-		Damaged: func(_ []byte, _ chunk.ID, err error) error {
-			if isFinding(err) {
-				return nil
-			}
-			return err
-		},
+		Damaged: passDamage,
 	}
 	for _, m := range c.manifests() {
 		if err := w.Walk(ctx, m.src.Root); err != nil {

@@ -102,23 +102,27 @@ func (c *verify) markNeeded(ctx context.Context, pages *vault.Pages, root chunk.
 	been := map[chunk.ID]bool{}
 	w := manifest.Walker{
 		Reader: pages,
-		Seen: func(page chunk.ID) bool {
+		Seen: func(page chunk.ID) (bool, error) {
 			was := whole[page] || been[page]
 			been[page] = true
-			return was
+			return was, nil
 		},
 		Visit: func(ref manifest.Ref) error {
 			_, err := c.available(ctx, ref.ID, refType(ref))
 			return err
 		},
-		Damaged: func(_ []byte, _ chunk.ID, err error) error {
-			if isFinding(err) {
-				return nil
-			}
-			return err
-		},
+		Damaged: passDamage,
 	}
 	return w.Walk(ctx, root)
+}
+
+// passDamage lets a walk go on behind a page that is damaged: that is reported by
+// what the page is missing for.
+func passDamage(_ []byte, _ chunk.ID, err error) error {
+	if isFinding(err) {
+		return nil
+	}
+	return err
 }
 
 func refType(ref manifest.Ref) uint8 {
@@ -133,12 +137,12 @@ func refType(ref manifest.Ref) uint8 {
 func (c *verify) manifestWhole(ctx context.Context, pages *vault.Pages, root chunk.ID, seen map[chunk.ID]bool) (bool, error) {
 	fresh := map[chunk.ID]bool{}
 	var refs []manifest.Ref
-	err := manifest.Pages(ctx, pages, root, func(id chunk.ID) bool {
+	err := manifest.Pages(ctx, pages, root, func(id chunk.ID) (bool, error) {
 		if seen[id] || fresh[id] {
-			return true
+			return true, nil
 		}
 		fresh[id] = true
-		return false
+		return false, nil
 	}, func(ref manifest.Ref) error {
 		refs = append(refs, ref)
 		if len(refs) < refsAtOnce {

@@ -192,7 +192,7 @@ func TestWalker(t *testing.T) {
 		}
 		root, _ := build(t, s, shape{bits: 2, size: 1500}, m.list)
 		visited := map[chunk.ID]bool{}
-		seen := func(id chunk.ID) bool { return visited[id] }
+		seen := func(id chunk.ID) (bool, error) { return visited[id], nil }
 		visit := func(r Ref) error {
 			if r.Page && visited[r.ID] {
 				t.Fatalf("seed %d: page twice", seed)
@@ -217,7 +217,7 @@ func checkBroken(t *testing.T, s *store, rng *rand.Rand, root chunk.ID, seed uin
 		s.broken[id] = rng.IntN(10) == 0
 	}
 	bad, visited := map[chunk.ID]bool{}, map[chunk.ID]bool{}
-	w := Walker{Reader: s, Seen: func(id chunk.ID) bool { return visited[id] },
+	w := Walker{Reader: s, Seen: func(id chunk.ID) (bool, error) { return visited[id], nil },
 		Visit: func(r Ref) error {
 			if r.Page {
 				visited[r.ID] = true

@@ -19,8 +19,9 @@ type Walker struct {
 	Reader PageReader
 	// Seen is asked once before each reference to a page; where it is true, the page
 	// and all below it are passed by. It should remember the pages that it was
-	// asked for, so that one shared by many manifests is read once. Nil: never.
-	Seen func(page chunk.ID) bool
+	// asked for, so that one shared by many manifests is read once. Its error ends
+	// the walk. Nil: never.
+	Seen func(page chunk.ID) (bool, error)
 	// Visit is called for each page before it is read and for each reference to
 	// a chunk, repeated ones included. Its error ends the walk.
 	Visit func(Ref) error
@@ -31,7 +32,7 @@ type Walker struct {
 }
 
 // Pages visits the pages and chunks of a manifest; see [Walker]. The first error ends it.
-func Pages(ctx context.Context, r PageReader, root chunk.ID, seen func(page chunk.ID) bool,
+func Pages(ctx context.Context, r PageReader, root chunk.ID, seen func(page chunk.ID) (bool, error),
 	visit func(Ref) error) error {
 	w := Walker{Reader: r, Seen: seen, Visit: visit}
 	return w.Walk(ctx, root)
@@ -39,8 +40,8 @@ func Pages(ctx context.Context, r PageReader, root chunk.ID, seen func(page chun
 
 // Walk visits what is below the root of one manifest.
 func (w *Walker) Walk(ctx context.Context, root chunk.ID) error {
-	if w.seen(root) {
-		return nil
+	if seen, err := w.seen(root); seen || err != nil {
+		return err
 	}
 	if err := w.Visit(Ref{ID: root, Page: true}); err != nil {
 		return err
@@ -65,7 +66,9 @@ func (w *Walker) Walk(ctx context.Context, root chunk.ID) error {
 
 func (w *Walker) page(ctx context.Context, t *tree) error {
 	c := *t.child()
-	if w.seen(c.ID) {
+	if seen, err := w.seen(c.ID); err != nil {
+		return err
+	} else if seen {
 		return w.next(ctx, t, c, t.nextChild())
 	}
 	if err := w.Visit(Ref{ID: c.ID, Page: true}); err != nil {
@@ -123,8 +126,8 @@ func (w *Walker) extent(x Extent) error {
 // table visits the block table below a page; each call is a level further down,
 // of MaxLevel at most.
 func (w *Walker) table(ctx context.Context, key []byte, id chunk.ID, level int, bytes uint64) error {
-	if w.seen(id) {
-		return nil
+	if seen, err := w.seen(id); seen || err != nil {
+		return err
 	}
 	if err := w.Visit(Ref{ID: id, Page: true}); err != nil {
 		return err
@@ -147,7 +150,12 @@ func (w *Walker) table(ctx context.Context, key []byte, id chunk.ID, level int, 
 	return nil
 }
 
-func (w *Walker) seen(id chunk.ID) bool { return w.Seen != nil && w.Seen(id) }
+func (w *Walker) seen(id chunk.ID) (bool, error) {
+	if w.Seen == nil {
+		return false, nil
+	}
+	return w.Seen(id)
+}
 
 func (w *Walker) damaged(ctx context.Context, key []byte, id chunk.ID, err error) error {
 	if w.Damaged == nil || ctx.Err() != nil {
