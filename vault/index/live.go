@@ -1,7 +1,6 @@
 package index
 
 import (
-	"bytes"
 	"context"
 	"sort"
 
@@ -84,21 +83,13 @@ func (l *Live) Needed(ctx context.Context, id chunk.ID) (bool, error) {
 	return false, nil
 }
 
-// row is the first row of a chunk.
-func (r *Run) row(ctx context.Context, id chunk.ID) (uint32, bool, error) {
-	p := prefix(id[:])
-	next := sort.Search(len(r.fences), func(i int) bool { return r.fences[i] >= p })
-	for n := max(next-1, 0); n < len(r.fences) && r.fences[n] <= p; n++ {
-		b, err := r.block(ctx, &r.layout.chunks, uint32(n))
-		if err != nil {
-			return 0, false, err
-		}
-		if i := searchBlock(b, id); i < len(b) {
-			found := bytes.Equal(b[i:i+32], id[:])
-			return uint32(n)*blockRows + uint32(i/chunkRowBytes), found, nil
-		}
-	}
-	return 0, false, nil
+// row is the number of the first row of a chunk.
+func (r *Run) row(ctx context.Context, id chunk.ID) (first uint32, ok bool, err error) {
+	err = r.rows(ctx, id, func(n uint32, _ *ChunkRow) (bool, error) {
+		first, ok = n, true
+		return false, nil
+	})
+	return first, ok, err
 }
 
 // Place is where a chunk lies, for who counts.

@@ -21,6 +21,15 @@ func (r *Run) Lookup(ctx context.Context, id chunk.ID, dst []Location) ([]Locati
 
 // visit calls f for each place of id until it returns false.
 func (r *Run) visit(ctx context.Context, id chunk.ID, f func(*Location) bool) error {
+	return r.rows(ctx, id, func(_ uint32, row *ChunkRow) (bool, error) {
+		l, err := r.locate(ctx, row)
+		return err == nil && f(&l), err
+	})
+}
+
+// rows calls f for each row of id in table 3, with its number, until it returns
+// false.
+func (r *Run) rows(ctx context.Context, id chunk.ID, f func(n uint32, row *ChunkRow) (bool, error)) error {
 	p := prefix(id[:])
 	// The first block whose fence is not below: the chunk may begin in the one before.
 	next := sort.Search(len(r.fences), func(i int) bool { return r.fences[i] >= p })
@@ -34,12 +43,8 @@ func (r *Run) visit(ctx context.Context, id chunk.ID, f func(*Location) bool) er
 			if row.ID != id {
 				return nil // a greater one: no later block has id
 			}
-			l, err := r.locate(ctx, &row)
-			if err != nil {
+			if more, err := f(uint32(n)*blockRows+uint32(i/chunkRowBytes), &row); !more || err != nil {
 				return err
-			}
-			if !f(&l) {
-				return nil
 			}
 		}
 	}
