@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 
@@ -16,9 +14,6 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
-
-// packReadBytes is how much of a pack a check reads at once.
-const packReadBytes = 1 << 20
 
 // packDepth is how far a check looks into a pack.
 type packDepth uint8
@@ -166,18 +161,14 @@ func (c *verify) readPack(ctx context.Context, id chunk.ID, p *packState) error 
 
 // readContent reads the records that a directory tells of.
 func (c *verify) readContent(ctx context.Context, dir *pack.Directory, p *packState) error {
-	o, err := pack.NewOpener(c.v.Ring, dir.Type, dir.ID)
+	err := c.v.CheckRecords(ctx, dir, func(rec pack.Record, _ error) error {
+		if p.badRec == nil {
+			p.badRec = map[uint32]bool{}
+		}
+		p.badRec[rec.Number] = true
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	r, err := c.s.backend.Get(ctx, pack.Name(dir.ID), 0, int64(p.length))
-	if err != nil {
-		p.bad = isFinding(err)
-		return err
-	}
-	defer r.Close()
-	in := bufio.NewReaderSize(r, int(min(p.length, packReadBytes)))
-	if err := c.readRecords(in, o, dir, p); err != nil {
 		p.bad = isFinding(err)
 		return err
 	}
@@ -230,45 +221,4 @@ func (c *verify) readRows(ctx context.Context, dir *pack.Directory) error {
 	}
 	p.disputed = dir
 	return nil
-}
-
-func (c *verify) readRecords(in io.Reader, o *pack.Opener, dir *pack.Directory, p *packState) error {
-	dec, err := chunk.NewDecompressor()
-	if err != nil {
-		return err
-	}
-	hasher := chunk.NewHasher(c.v.Ring.ChunkID)
-	if p.typ == key.TypeManifestPack {
-		hasher = chunk.NewHasher(c.v.Ring.PageID)
-	}
-	var box, plain []byte
-	at := uint32(0)
-	for _, rec := range dir.Records {
-		if _, err := io.CopyN(io.Discard, in, int64(rec.Offset-at)); err != nil {
-			return shortRead(err)
-		}
-		if _, err := io.ReadFull(in, grown(&box, int(rec.Stored))); err != nil {
-			return shortRead(err)
-		}
-		at = rec.Offset + rec.Stored
-		out, err := o.OpenRecord(plain[:0], rec, box[:rec.Stored], dec)
-		if err == nil {
-			plain = out
-			err = pack.CheckChunks(hasher, rec, out)
-		}
-		if err != nil {
-			if p.badRec == nil {
-				p.badRec = map[uint32]bool{}
-			}
-			p.badRec[rec.Number] = true
-		}
-	}
-	return nil
-}
-
-func shortRead(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: it is too short", key.ErrDamaged)
-	}
-	return err
 }

@@ -145,6 +145,16 @@ func (b *Blobs) chunkAt(ctx context.Context, l *index.Location, id chunk.ID, s *
 }
 
 func (b *Blobs) tryChunk(ctx context.Context, name string, l *index.Location, id chunk.ID, s *Scratch, dst []byte) ([]byte, error) {
+	plain, err := b.record(ctx, name, l, s, dst)
+	if err != nil {
+		return nil, err
+	}
+	data := plain[l.Offset : l.Offset+l.Length]
+	return data, s.Check(l.Type, id, data)
+}
+
+// record reads the record of a place and decodes it into dst.
+func (b *Blobs) record(ctx context.Context, name string, l *index.Location, s *Scratch, dst []byte) ([]byte, error) {
 	if cap(s.box) < int(l.Stored) {
 		s.box = make([]byte, l.Stored)
 	}
@@ -152,12 +162,7 @@ func (b *Blobs) tryChunk(ctx context.Context, name string, l *index.Location, id
 	if err := b.ReadRange(ctx, name, int64(l.RecordOffset), box); err != nil {
 		return nil, err
 	}
-	plain, err := b.Decode(dst, l, box, s)
-	if err != nil {
-		return nil, err
-	}
-	data := plain[l.Offset : l.Offset+l.Length]
-	return data, s.Check(l.Type, id, data)
+	return b.Decode(dst, l, box, s)
 }
 
 // Pages gives manifest pages by their ID. It implements manifest.PageReader and

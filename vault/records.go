@@ -1,11 +1,9 @@
 package vault
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/index"
@@ -74,14 +72,7 @@ func (r *RecordReader) record(ctx context.Context, l *index.Location) ([]byte, e
 	if plain, ok := r.kept[k]; ok {
 		return plain, nil
 	}
-	s := r.scratch
-	if cap(s.box) < int(l.Stored) {
-		s.box = make([]byte, l.Stored)
-	}
-	if err := r.blobs.ReadRange(ctx, pack.Name(l.Pack), int64(l.RecordOffset), s.box[:l.Stored]); err != nil {
-		return nil, err
-	}
-	plain, err := r.blobs.Decode(make([]byte, 0, l.Plain), l, s.box[:l.Stored], s)
+	plain, err := r.blobs.record(ctx, pack.Name(l.Pack), l, r.scratch, make([]byte, 0, l.Plain))
 	if err != nil {
 		return nil, err
 	}
@@ -94,60 +85,4 @@ func (r *RecordReader) record(ctx context.Context, l *index.Location) ([]byte, e
 	r.order = append(r.order, k)
 	r.bytes += len(plain)
 	return plain, nil
-}
-
-// CheckPack reads a pack from end to end and compares it with the directory that
-// its writer has.
-func (v *Vault) CheckPack(ctx context.Context, want pack.Directory) error {
-	dir, err := pack.ReadDirectory(ctx, v.Backend, v.Ring, want.Type, want.ID, want.Length)
-	if err != nil {
-		return err
-	}
-	if len(dir.Records) != len(want.Records) {
-		return fmt.Errorf("%w: it has %d records and not %d", key.ErrDamaged, len(dir.Records), len(want.Records))
-	}
-	body, err := v.Backend.Get(ctx, pack.Name(want.ID), 0, int64(want.Length))
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	s, err := v.NewScratch()
-	if err != nil {
-		return err
-	}
-	o, err := pack.NewOpener(v.Ring, want.Type, want.ID)
-	if err != nil {
-		return err
-	}
-	return s.checkRecords(bufio.NewReaderSize(body, checkReadBytes), o, dir)
-}
-
-// checkReadBytes is how much of a pack is read at once to check it.
-const checkReadBytes = 1 << 20
-
-func (s *Scratch) checkRecords(in io.Reader, o *pack.Opener, dir pack.Directory) error {
-	if _, err := io.CopyN(io.Discard, in, key.HeaderBytes); err != nil {
-		return err
-	}
-	hasher := s.chunk
-	if dir.Type == key.TypeManifestPack {
-		hasher = s.page
-	}
-	var plain []byte
-	for _, rec := range dir.Records {
-		if cap(s.box) < int(rec.Stored) {
-			s.box = make([]byte, rec.Stored)
-		}
-		if _, err := io.ReadFull(in, s.box[:rec.Stored]); err != nil {
-			return err
-		}
-		var err error
-		if plain, err = o.OpenRecord(plain[:0], rec, s.box[:rec.Stored], s.dec); err != nil {
-			return err
-		}
-		if err := pack.CheckChunks(hasher, rec, plain); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package index
 
 import (
 	"context"
-	"sort"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 )
@@ -128,8 +127,8 @@ func (l *Live) Each(ctx context.Context, f func(id chunk.ID, needed bool, places
 			at := n
 			n++
 			cr := parseChunkRow(b)
-			p := sort.Search(len(packs), func(i int) bool { return first[i+1] > cr.Record })
-			if p == len(packs) {
+			p := packOf(first, cr.Record)
+			if p >= len(packs) {
 				return row{}, false, damaged("chunk %s of run %s points outside of the record table", cr.ID.Short(), r.id.Short())
 			}
 			return row{Place{packs[p], i, cr.Record, cr.Length}, cr.ID, bits[at/64]&(1<<(at%64)) != 0}, true, nil

@@ -191,14 +191,19 @@ func (m *merger) chunkStream(ctx context.Context, r *mergeRun) stream[ChunkRow] 
 				return ChunkRow{}, false, err
 			}
 			row := parseChunkRow(b)
-			// The last pack whose first record is not behind the chunk's.
-			old := sort.Search(len(r.packs), func(i int) bool { return r.first[i+1] > row.Record })
+			old := packOf(r.first, row.Record)
 			if p := r.packs[old]; p != noPack {
 				row.Record += m.first[p] - r.first[old]
 				return row, true, nil
 			}
 		}
 	}
+}
+
+// packOf is the row of the pack that a record is of, by the first records of the packs:
+// the last whose first record is not behind it.
+func packOf(first []uint32, record uint32) int {
+	return sort.Search(len(first), func(i int) bool { return first[i] > record }) - 1
 }
 
 func compareRecordRows(a, b *RecordRow) int {

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"sort"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -104,7 +103,7 @@ func (s *packSums) addRecord(number uint32, r *RecordRow) {
 
 func (s *packSums) addChunk(r *ChunkRow) {
 	if s != nil {
-		p := sort.Search(len(s.first), func(i int) bool { return s.first[i] > r.Record }) - 1
+		p := packOf(s.first, r.Record)
 		s.sums[p].add(s.chunk(r.Record-s.first[p], r))
 	}
 }
