@@ -52,7 +52,7 @@ before.`,
 			if err := checkPatternFiles(o.ExcludeFiles); err != nil {
 				return err
 			}
-			return a.backup(c.Context(), o)
+			return a.locked(func(h *home.Home) error { return a.backup(c.Context(), h, o) })
 		},
 	}
 	f := c.Flags()
@@ -93,15 +93,7 @@ func checkPatternFiles(names []string) error {
 	return nil
 }
 
-func (a *app) backup(ctx context.Context, o agent.BackupOptions) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
+func (a *app) backup(ctx context.Context, h *home.Home, o agent.BackupOptions) error {
 	if err := a.ensureVault(ctx, h, o); err != nil {
 		return err
 	}

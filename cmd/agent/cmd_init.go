@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tharsis-backup/tharsis/agent"
+	"github.com/tharsis-backup/tharsis/agent/home"
 	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -65,14 +66,10 @@ func (a *app) init(ctx context.Context, o initFlags) error {
 	if a.vault == "" {
 		return withHint(errors.New("where to make the vault was not said"), "give --vault, for example: agent init --vault /mnt/disk/vault")
 	}
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
+	return a.locked(func(h *home.Home) error { return a.initIn(ctx, h, o) })
+}
+
+func (a *app) initIn(ctx context.Context, h *home.Home, o initFlags) error {
 	env := a.environment(nil)
 	// The place is checked before anybody has to think of a passphrase.
 	if err := agent.CheckInit(ctx, env, a.vault); err != nil {

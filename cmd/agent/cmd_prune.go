@@ -36,15 +36,7 @@ points, or whose clock may be wrong, asks for --confirm.`,
 			if o.MaxRepack, err = parseLimit(c.Flags().Changed("max-repack"), repack); err != nil {
 				return err
 			}
-			h, err := a.openHome()
-			if err != nil {
-				return err
-			}
-			if err := h.Lock(); err != nil {
-				return err
-			}
-			defer h.Unlock()
-			return a.withHome(c.Context(), h, func(s *agent.Session, r *reporter) error {
+			return a.withLock(c.Context(), func(s *agent.Session, r *reporter) error {
 				res, err := s.Prune(c.Context(), o)
 				r.done()
 				if err != nil {

@@ -53,19 +53,6 @@ place, this command takes it again.`,
 	return c
 }
 
-// locked runs fn with the home that the flags name, taken for one writing job.
-func (a *app) locked(fn func(*home.Home) error) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
-	return fn(h)
-}
-
 func (a *app) acceptHead(ctx context.Context, h *home.Home, yes bool) error {
 	if err := a.wantVault(h); err != nil {
 		return err

@@ -20,6 +20,11 @@ func (a *app) with(ctx context.Context, fn func(*agent.Session, *reporter) error
 
 // withLock is with for a command that writes: no other may at the same time.
 func (a *app) withLock(ctx context.Context, fn func(*agent.Session, *reporter) error) error {
+	return a.locked(func(h *home.Home) error { return a.withHome(ctx, h, fn) })
+}
+
+// locked runs fn with the home that the flags name, taken for one writing job.
+func (a *app) locked(fn func(*home.Home) error) error {
 	h, err := a.openHome()
 	if err != nil {
 		return err
@@ -28,7 +33,7 @@ func (a *app) withLock(ctx context.Context, fn func(*agent.Session, *reporter) e
 		return err
 	}
 	defer h.Unlock()
-	return a.withHome(ctx, h, fn)
+	return fn(h)
 }
 
 func (a *app) withHome(ctx context.Context, h *home.Home, fn func(*agent.Session, *reporter) error) error {
