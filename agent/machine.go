@@ -74,7 +74,7 @@ func (s *Session) machineEntry() *log.Machine {
 }
 
 // identify makes sure that this home, and no copy of it, goes on under its machine
-// ID (docs/decisions/0006-clones.md).
+// ID (docs/decisions/0006-copies-of-homes.md).
 //
 // A home on other hardware than it was made on is a copy, and gets an ID of its
 // own. On the same hardware a COMMIT of this ID that the home does not know was

@@ -143,12 +143,5 @@ func (s *Session) sleep(ctx context.Context, d time.Duration) error {
 	if s.env.Sleep != nil {
 		return s.env.Sleep(ctx, d)
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return log.Sleep(ctx, d)
 }

@@ -2,11 +2,11 @@ package agent
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -27,7 +27,7 @@ const (
 // could end a soft-delete period or a grace early; nothing else depends on it.
 func (p *prune) checkClock(ctx context.Context) error {
 	var err error
-	if p.stored, err = p.s.backendTime(ctx); err != nil {
+	if p.stored, err = vault.StoreTime(ctx, p.s.backend, p.s.randomness()); err != nil {
 		return err
 	}
 	if p.o.Confirm {
@@ -43,26 +43,6 @@ func (p *prune) checkClock(ctx context.Context) error {
 		return fmt.Errorf("%w: by this machine's clock nobody wrote to the vault for %d days", ErrConfirm, int(p.now.Sub(last).Hours()/24))
 	}
 	return nil
-}
-
-// backendTime is the time by the backend's clock; zero where it does not tell.
-func (s *Session) backendTime(ctx context.Context) (t time.Time, err error) {
-	var r [16]byte
-	if err := s.random(r[:]); err != nil {
-		return t, err
-	}
-	name := "probe/" + hex.EncodeToString(r[:])
-	if err := backend.PutBytes(ctx, s.backend, name, nil); err != nil {
-		return t, fmt.Errorf("ask the store for its time: %w", err)
-	}
-	defer s.backend.Delete(context.WithoutCancel(ctx), name)
-	for info, err := range s.backend.List(ctx, name) {
-		if err != nil {
-			return t, fmt.Errorf("ask the store for its time: %w", err)
-		}
-		t = info.Modified
-	}
-	return t, nil
 }
 
 // list asks the backend which packs and runs there are. It only ever nominates what

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
@@ -41,7 +42,7 @@ func (p *prune) prove(ctx context.Context, packs []chunk.ID) error {
 
 // elsewhere tells whether other packs have all needed chunks of a pack.
 func (p *prune) elsewhere(ctx context.Context, r *vault.RecordReader, id chunk.ID, u *packUse) (bool, error) {
-	dir, err := pack.ReadDirectory(ctx, p.s.backend, p.s.vault.Ring, u.typ, id, u.length)
+	dir, err := p.directory(ctx, id, u)
 	if err != nil {
 		if isFinding(err) {
 			err = nil // what it has is not known
@@ -49,37 +50,54 @@ func (p *prune) elsewhere(ctx context.Context, r *vault.RecordReader, id chunk.I
 		return false, err
 	}
 	var locs, kept []index.Location
+	err = p.eachNeeded(ctx, &dir, func(c chunk.ID) (err error) {
+		if locs, err = p.index.Find(ctx, c, locs[:0]); err != nil {
+			return err
+		}
+		at := p.taken(locs)
+		if at < 0 || locs[at].Pack == id {
+			return errOnlyHere
+		}
+		if _, ours := p.written[locs[at].Pack]; ours {
+			return nil // read back already
+		}
+		kept = kept[:0]
+		for _, l := range locs {
+			if l.Pack == locs[at].Pack {
+				kept = append(kept, l)
+			}
+		}
+		if _, _, err = r.Chunk(ctx, kept, c); isFinding(err) {
+			return errOnlyHere
+		}
+		return err
+	})
+	if errors.Is(err, errOnlyHere) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// errOnlyHere ends the search for what a pack has elsewhere.
+var errOnlyHere = errors.New("no other pack has it")
+
+// directory reads the directory of a pack.
+func (p *prune) directory(ctx context.Context, id chunk.ID, u *packUse) (pack.Directory, error) {
+	return pack.ReadDirectory(ctx, p.s.backend, p.s.vault.Ring, u.typ, id, u.length)
+}
+
+// eachNeeded calls fn for the chunks and pages of a pack that are needed, in its order.
+func (p *prune) eachNeeded(ctx context.Context, dir *pack.Directory, fn func(chunk.ID) error) error {
 	for _, rec := range dir.Records {
 		for _, c := range rec.Chunks {
 			needed, err := p.live.Needed(ctx, c.ID)
+			if err == nil && needed {
+				err = fn(c.ID)
+			}
 			if err != nil {
-				return false, err
-			}
-			if !needed {
-				continue
-			}
-			if locs, err = p.index.Find(ctx, c.ID, locs[:0]); err != nil {
-				return false, err
-			}
-			at := p.taken(locs)
-			if at < 0 || locs[at].Pack == id {
-				return false, nil
-			}
-			if _, ours := p.written[locs[at].Pack]; ours {
-				continue // read back already
-			}
-			kept = kept[:0]
-			for _, l := range locs {
-				if l.Pack == locs[at].Pack {
-					kept = append(kept, l)
-				}
-			}
-			if _, _, err := r.Chunk(ctx, kept, c.ID); isFinding(err) {
-				return false, nil
-			} else if err != nil {
-				return false, err
+				return err
 			}
 		}
 	}
-	return true, nil
+	return nil
 }

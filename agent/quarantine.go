@@ -63,9 +63,6 @@ func (s *Session) distrust(ctx context.Context, c *verify, reason string) (int64
 	return n, s.saveHead()
 }
 
-// errAllKnown ends an append that would say nothing new.
-var errAllKnown = errors.New("all of it is in quarantine")
-
 // quarantine takes trust from packs and returns of how many. Those that are said to
 // be missing are looked for once more, by a read: a list may be behind.
 func (s *Session) quarantine(ctx context.Context, packs []suspect, reason string) (n int64, err error) {
@@ -105,11 +102,11 @@ func (s *Session) quarantineEntry(ctx context.Context, ids []chunk.ID, reason st
 			}
 		}
 		if n = int64(len(body.Packs)); n == 0 {
-			return nil, errAllKnown
+			return nil, errNothingToDo
 		}
 		return body, nil
 	})
-	if errors.Is(err, errAllKnown) {
+	if errors.Is(err, errNothingToDo) {
 		return 0, nil
 	}
 	if err != nil {

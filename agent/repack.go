@@ -212,7 +212,7 @@ func (r *repacker) newest() (roots []chunk.ID) {
 // points only.
 func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	u := r.p.use[id]
-	dir, err := pack.ReadDirectory(ctx, r.p.s.backend, r.p.s.vault.Ring, u.typ, id, u.length)
+	dir, err := r.p.directory(ctx, id, u)
 	if isFinding(err) {
 		if !u.last { // else what it had is lost, unless it comes back
 			r.spoil(id, err)
@@ -222,18 +222,8 @@ func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	if err != nil {
 		return err
 	}
-	for _, rec := range dir.Records {
-		for _, c := range rec.Chunks {
-			needed, err := r.p.live.Needed(ctx, c.ID)
-			if err != nil {
-				return err
-			}
-			if needed {
-				if err := r.copy(ctx, c.ID); err != nil {
-					return err
-				}
-			}
-		}
+	if err := r.p.eachNeeded(ctx, &dir, func(c chunk.ID) error { return r.copy(ctx, c) }); err != nil {
+		return err
 	}
 	return r.flush(ctx)
 }
@@ -345,7 +335,11 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 		runs = []chunk.ID{run}
 	}
 	_, err = r.p.s.vault.Log.Append(ctx, r.p.admin, func(st *log.State) (log.Body, error) {
-		if slices.ContainsFunc(runs, st.RunGone) || slices.ContainsFunc(slices.Collect(maps.Keys(r.p.written)), func(id chunk.ID) bool { return !st.Usable(id) }) {
+		lost := slices.ContainsFunc(runs, st.RunGone)
+		for id := range r.p.written {
+			lost = lost || !st.Usable(id)
+		}
+		if lost {
 			return nil, errMoved
 		}
 		return entry(runs), nil

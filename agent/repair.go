@@ -251,28 +251,23 @@ func (r *repair) replace(ctx context.Context) error {
 	if r.rb == nil || r.o.DryRun {
 		return nil
 	}
-	var adds []chunk.ID
-	id, err := r.rb.Store(ctx, r.s.keepCopy)
-	switch {
-	case err == nil:
-		adds = append(adds, id)
-	case !errors.Is(err, index.ErrEmpty):
+	adds, err := storedRun(r.rb.Store(ctx, r.s.keepCopy))
+	if err != nil {
 		return err
 	}
-	_, err = r.s.vault.Log.Append(ctx, r.s.machine.Key, func(st *log.State) (log.Body, error) {
-		body := &log.Index{Adds: adds}
+	err = r.s.replaceRuns(ctx, r.s.machine.Key, adds, func(st *log.State) (old []chunk.ID, err error) {
 		for _, run := range r.bad {
 			if st.RunLive(run.id) { // else another machine was faster
-				body.Supersedes = append(body.Supersedes, run.id)
+				old = append(old, run.id)
 			}
 		}
-		if len(body.Adds)+len(body.Supersedes) == 0 {
-			return nil, errAllKnown
+		if len(adds)+len(old) == 0 {
+			err = errNothingToDo
 		}
-		return body, nil
+		return old, err
 	})
-	if err != nil && !errors.Is(err, errAllKnown) {
-		return fmt.Errorf("supersede index runs: %w", err)
+	if err != nil && !errors.Is(err, errNothingToDo) {
+		return err
 	}
 	return r.s.saveHead()
 }

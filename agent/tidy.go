@@ -106,28 +106,42 @@ func (s *Session) mergeRuns(ctx context.Context) error {
 
 // mergeInto makes one run of several, or none where all their packs are gone.
 func (s *Session) mergeInto(ctx context.Context, runs []*index.Run, signer ed25519.PrivateKey) error {
-	var adds []chunk.ID
-	id, err := s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy)
-	if err == nil {
-		adds = []chunk.ID{id}
-	} else if !errors.Is(err, index.ErrEmpty) {
+	adds, err := storedRun(s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy))
+	if err != nil {
 		return err
 	}
-	old := make([]chunk.ID, len(runs))
-	for i, r := range runs {
-		old[i] = r.ID()
+	return s.replaceRuns(ctx, signer, adds, func(st *log.State) (old []chunk.ID, err error) {
+		for _, r := range runs {
+			if !st.RunLive(r.ID()) {
+				return nil, errSuperseded
+			}
+			old = append(old, r.ID())
+		}
+		return old, nil
+	})
+}
+
+// storedRun is a run that was stored, or none where it would have been empty.
+func storedRun(id chunk.ID, err error) ([]chunk.ID, error) {
+	if errors.Is(err, index.ErrEmpty) {
+		return nil, nil
 	}
-	_, err = s.vault.Log.Append(ctx, signer, func(st *log.State) (log.Body, error) {
+	return []chunk.ID{id}, err
+}
+
+// replaceRuns names new runs in the place of old ones, which are chosen as of the
+// state that the entry continues.
+func (s *Session) replaceRuns(ctx context.Context, signer ed25519.PrivateKey, adds []chunk.ID, old func(*log.State) ([]chunk.ID, error)) error {
+	_, err := s.vault.Log.Append(ctx, signer, func(st *log.State) (log.Body, error) {
 		// A run that took over a week to be named may be condemned as a killed job's.
 		if slices.ContainsFunc(adds, st.RunGone) {
 			return nil, errSuperseded
 		}
-		for _, o := range old {
-			if !st.RunLive(o) {
-				return nil, errSuperseded
-			}
+		gone, err := old(st)
+		if err != nil {
+			return nil, err
 		}
-		return &log.Index{Adds: adds, Supersedes: old}, nil
+		return &log.Index{Adds: adds, Supersedes: gone}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("supersede index runs: %w", err)

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -212,29 +211,4 @@ func PutSlot(ctx context.Context, b backend.Backend, id key.VaultID, kdf key.KDF
 	return log.Slot{
 		ID: log.SlotID(s.ID), Hash: sha256.Sum256(raw), Kind: log.SlotKind(s.Kind), Created: now.UnixNano(), Label: label,
 	}, nil
-}
-
-// Probe tells whether the backend's Put is create-only, by two Puts under a
-// fresh name. It leaves nothing where it may delete.
-func Probe(ctx context.Context, b backend.Backend, random io.Reader) error {
-	var r [16]byte
-	if _, err := io.ReadFull(random, r[:]); err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	name := "probe/" + hex.EncodeToString(r[:])
-	if err := backend.PutBytes(ctx, b, name, r[:8]); err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	defer b.Delete(context.WithoutCancel(ctx), name)
-	err := backend.PutBytes(ctx, b, name, r[8:])
-	got, rerr := backend.ReadAll(ctx, b, name, int64(len(r)))
-	switch {
-	case rerr != nil:
-		return fmt.Errorf("probe: %w", rerr)
-	case errors.Is(err, backend.ErrExists) && bytes.Equal(got, r[:8]):
-		return nil
-	case err != nil && !errors.Is(err, backend.ErrExists):
-		return fmt.Errorf("probe: %w", err)
-	}
-	return ErrNotCreateOnly
 }

@@ -136,7 +136,7 @@ func newLog(b backend.Backend, ring *key.Ring, opts Options) *Log {
 		opts.Rand = rand.Reader
 	}
 	if opts.Sleep == nil {
-		opts.Sleep = sleep
+		opts.Sleep = Sleep
 	}
 	return &Log{backend: b, ring: ring, opts: opts, state: newState(), turn: make(chan struct{}, 1)}
 }
@@ -212,7 +212,8 @@ func (l *Log) acceptNew(object []byte) error {
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d, or until ctx ends, whose error it then returns.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
