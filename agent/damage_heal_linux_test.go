@@ -147,12 +147,7 @@ func TestDailyList(t *testing.T) {
 		if len(p.quarantined()) != 1 || !p.notes.has(Info, "", "1 pack of the vault is missing or cut") {
 			t.Errorf("%v: %+v: %s", c, made, p.notes)
 		}
-		p.usable(made.Point)
-		p.restored(made.Point)
-		if c.typ == key.TypeDataPack {
-			p.restored(second)
-			p.restore(first)
-		}
+		p.healed(c, made.Point, first, second)
 	}
 }
 
@@ -242,4 +237,16 @@ func TestVerifyUnfinished(t *testing.T) {
 	made, err := w.backup(t.Context(), r.src)
 	noErr(t, err)
 	noErr(t, w.restoresTo(t.Context(), t, made.Point, r.src, r.src))
+}
+
+// healed checks a job's point after a case, and, where the case was about content,
+// that the job has healed the points before.
+func (r *rig) healed(c packCase, made, first, second string) {
+	r.t.Helper()
+	r.usable(made)
+	r.restored(made)
+	if c.typ == key.TypeDataPack {
+		r.restored(second)
+		r.restore(first)
+	}
 }

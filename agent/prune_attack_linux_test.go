@@ -70,6 +70,38 @@ func (p *pruneWorld) timed(put, get func(string) error) {
 	}
 }
 
+// newTimedWorld is newPruneWorld with a store that tells the test's time.
+func newTimedWorld(t *testing.T) *pruneWorld {
+	t.Helper()
+	p := newPruneWorld(t)
+	p.timed(nil, nil)
+	return p
+}
+
+// deletes soft-deletes points, notes that by a prune, and lets their period pass.
+func (p *pruneWorld) deletes(t *testing.T, o PruneOptions, points ...string) {
+	t.Helper()
+	p.forgets(t, points...)
+	p.must(t, o)
+	p.passes(t, 15)
+}
+
+// killedAtIndex leaves the packs of a job that was killed before its index run.
+func (p *pruneWorld) killedAtIndex(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	p.timed(func(name string) error {
+		if strings.HasPrefix(name, "index/") {
+			cancel()
+			return context.Canceled
+		}
+		return nil
+	}, nil)
+	if _, err := p.backup(ctx, p.r.src); err == nil {
+		t.Fatal("no error")
+	}
+}
+
 // passes lets days pass in which now and then something harmless is written.
 func (p *pruneWorld) passes(t *testing.T, days int) {
 	t.Helper()
@@ -223,8 +255,7 @@ func randomText(n int) string {
 // along. The pages that name their chunks are in a run that stays, and count as seen.
 func TestPrunedMergeForgetsMarks(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	tree := faultTree{".": {kind: 'd', mode: 0o755, tick: 1}}
 	var old []log.PointID
 	for i := range 7 {
@@ -357,8 +388,7 @@ func TestPrunedUnforgottenIsNoRoot(t *testing.T) {
 // orphan. The INDEX then supersedes the old runs and adds nothing.
 func TestPrunedMergeOfCondemnedRun(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	point := p.backs(t, 0)
 	other := p.peer("other")
 	if _, err := other.backup(ctx, p.r.src); err != nil {
@@ -420,12 +450,9 @@ func (p *pruneWorld) fewOfMany(t *testing.T) (first, second string, few int) {
 
 // 80 % of all bytes go, unasked: what was repacked does not count.
 func TestPrunedGuardByRepack(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	first, _, _ := p.fewOfMany(t)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, first)
 	before := p.vaultBytes(t)
 	res, err := p.prune(t.Context(), PruneOptions{})
 	if errors.Is(err, ErrConfirm) {
@@ -438,15 +465,12 @@ func TestPrunedGuardByRepack(t *testing.T) {
 
 // The question comes when the points are already purged, for good.
 func TestPrunedConfirmAfterPurge(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 0)
 	first := p.backs(t, p.r.fresh(0, 3_000_000))
 	p.backs(t, 1)
 	p.backs(t, 2)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, first)
 	_, err := p.prune(t.Context(), PruneOptions{})
 	if !errors.Is(err, ErrConfirm) {
 		t.Fatal(err)
@@ -462,14 +486,12 @@ func TestPrunedConfirmAfterPurge(t *testing.T) {
 
 // One damaged record in a pack that is mostly dead: no prune ever frees anything.
 func TestPrunedDamageBlocksRepack(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
-	first, second, _ := p.fewOfMany(t)
+	p := newTimedWorld(t)
+	first, _, _ := p.fewOfMany(t)
 	p.backs(t, 0)
 	other := p.backs(t, p.r.fresh(0, 500_000)) // wholly dead later
 	p.backs(t, 1)
 	p.forgets(t, first, other)
-	_ = second
 	p.must(t, PruneOptions{Confirm: true})
 	p.passes(t, 15)
 	var ids []chunk.ID
@@ -503,19 +525,14 @@ func TestPrunedDamageBlocksRepack(t *testing.T) {
 // The store is full. What was condemned long ago would make room, but repack comes
 // first.
 func TestPrunedFullStore(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	dead := p.backs(t, p.r.fresh(0, 1_000_000))
 	p.backs(t, 1)
-	p.forgets(t, dead)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true}, dead)
 	r1 := p.must(t, PruneOptions{Confirm: true, MaxRepack: -1})
 	t.Logf("condemned %d bytes", r1.CondemnedBytes)
 	first, _, _ := p.fewOfMany(t)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{Confirm: true, MaxRepack: -1})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true, MaxRepack: -1}, first)
 	// again something to sweep
 	res := p.must(t, PruneOptions{DryRun: true})
 	t.Logf("dry: %+v", res)
@@ -528,9 +545,7 @@ func TestPrunedFullStore(t *testing.T) {
 	p.must(t, PruneOptions{Confirm: true, MaxRepack: -1}) // purges and condemns what is wholly dead
 	dead2 := p.backs(t, p.r.fresh(0, 1_000_000))
 	p.backs(t, 1)
-	p.forgets(t, dead2)
-	p.must(t, PruneOptions{Confirm: true, MaxRepack: -1})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true, MaxRepack: -1}, dead2)
 	p.must(t, PruneOptions{Confirm: true, MaxRepack: -1})
 	p.passes(t, 4)
 	res = p.must(t, PruneOptions{DryRun: true})
@@ -545,13 +560,10 @@ func TestPrunedFullStore(t *testing.T) {
 // Sweep was interrupted after its SWEPT, and not a byte is free: deleting needs no
 // byte, but the probe does.
 func TestPrunedFullStoreSwept(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	dead := p.backs(t, p.r.fresh(0, 1_000_000))
 	p.backs(t, 1)
-	p.forgets(t, dead)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true}, dead)
 	p.must(t, PruneOptions{Confirm: true})
 	p.passes(t, 4)
 	p.session(t.Context(), true, func(s *Session) error { // a prune killed after its SWEPT

@@ -3,10 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,26 +161,7 @@ func (p *pruneWorld) vaultBytes(t *testing.T) (n int64) {
 func TestPruneRepack(t *testing.T) {
 	ctx := t.Context()
 	p := newPruneWorld(t)
-	rng := rand.New(rand.NewPCG(1, 1))
-	noise := func(n int) string {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(rng.Uint32())
-		}
-		return string(b)
-	}
-	tree := faultTree{".": {kind: 'd', mode: 0o755, tick: 1}}
-	for i := range 40 {
-		tree[fmt.Sprintf("f%02d", i)] = faultNode{kind: 'f', data: noise(30_000), mode: 0o644, tick: 100 + i}
-	}
-	rest := faultTree{".": {kind: 'd', mode: 0o755, tick: 2}}
-	for i := range 8 {
-		name := fmt.Sprintf("f%02d", 5*i)
-		rest[name] = tree[name]
-	}
-	full, few := p.r.add(tree), p.r.add(rest)
-	first := p.backs(t, full)
-	second := p.backs(t, few)
+	first, second, few := p.fewOfMany(t)
 	p.forgets(t, first)
 	yes := PruneOptions{Confirm: true}
 	if _, err := p.prune(ctx, yes); err != nil {

@@ -30,8 +30,7 @@ func randomID() (id chunk.ID) {
 // Two runs that differ on a record, one of them forged by a member, make the prune panic.
 func TestPrunedForgedRecordPanics(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	first, _, _ := p.fewOfMany(t)
 	member := p.peer("member")
 	small := filepath.Join(p.r.root, "small")
@@ -40,9 +39,7 @@ func TestPrunedForgedRecordPanics(t *testing.T) {
 	if _, err := member.backup(ctx, small); err != nil {
 		t.Fatal(err)
 	}
-	p.forgets(t, first)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, first)
 	var forged pack.Directory
 	err := member.session(ctx, true, func(s *Session) error {
 		x, err := s.vault.OpenIndex(ctx, s.indexOptions(true))
@@ -108,8 +105,7 @@ func TestPrunedForgedRecordPanics(t *testing.T) {
 
 // A lost, quarantined pack: each prune writes an entry that says nothing.
 func TestPrunedEmptyRepack(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 0)
 	var ids []chunk.ID
 	p.beside(t, func(ctx context.Context, s *Session) (err error) {
@@ -136,12 +132,9 @@ func TestPrunedEmptyRepack(t *testing.T) {
 
 // Another prune condemns something while this one repacks.
 func TestPrunedRepackBesideCondemn(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	first, _, _ := p.fewOfMany(t)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, first)
 	var once sync.Once
 	p.timed(func(name string) error {
 		if strings.HasPrefix(name, "index/") {
@@ -162,15 +155,12 @@ func TestPrunedRepackBesideCondemn(t *testing.T) {
 
 // While a prune asks for --confirm, what was condemned long ago is not deleted either.
 func TestPrunedQuestionBlocksSweep(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 0)
 	one := p.backs(t, p.r.fresh(0, 1_000_000))
 	p.backs(t, 1)
 	p.backs(t, 0)
-	p.forgets(t, one)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, one)
 	p.must(t, PruneOptions{Confirm: true})
 	two := p.backs(t, p.r.fresh(0, 5_000_000))
 	p.backs(t, 0)
@@ -188,16 +178,13 @@ func TestPrunedQuestionBlocksSweep(t *testing.T) {
 
 // A COMMIT that needs what is dead comes between mark and CONDEMN.
 func TestPrunedCommitBeforeCondemn(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 0)
 	state := p.r.fresh(0, 1_000_000)
 	one := p.backs(t, state)
 	p.backs(t, 0)
 	p.backs(t, 1)
-	p.forgets(t, one)
-	p.must(t, PruneOptions{})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{}, one)
 	other := p.peer("other")
 	puts := 0
 	var made string
@@ -232,8 +219,7 @@ func TestPrunedCommitBeforeCondemn(t *testing.T) {
 // A job is held up before its COMMIT, for longer than all graces; what it dedupes
 // against and its own packs are condemned, swept and deleted.
 func TestPrunedHeldUpJob(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 0)
 	state := p.r.fresh(0, 1_000_000)
 	one := p.backs(t, state)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
-	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -22,8 +21,7 @@ import (
 
 // A home that never made a backup, and has the passphrase, prunes.
 func TestPrunedPruneUnenrolled(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	dead := p.backs(t, p.r.fresh(0, 1_000_000))
 	p.backs(t, 1)
 	p.forgets(t, dead)
@@ -48,21 +46,10 @@ func TestPrunedPruneUnenrolled(t *testing.T) {
 
 // A dry run does not see orphans.
 func TestPrunedDryRunOrphans(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, p.r.fresh(0, 3_000_000))
 	p.r.edit(p.r.fresh(1, 300_000))
-	ctx, cancel := context.WithCancel(t.Context())
-	p.timed(func(name string) error {
-		if strings.HasPrefix(name, "index/") {
-			cancel()
-			return context.Canceled
-		}
-		return nil
-	}, nil)
-	if _, err := p.backup(ctx, p.r.src); err == nil {
-		t.Fatal("no error")
-	}
+	p.killedAtIndex(t)
 	os.RemoveAll(filepath.Join(p.home, "cache"))
 	p.timed(nil, nil)
 	p.passes(t, 9)
@@ -80,12 +67,9 @@ func TestPrunedDryRunOrphans(t *testing.T) {
 
 // A restore is under way while its packs are repacked, condemned and swept.
 func TestPrunedRestoreBesideSweep(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	first, second, few := p.fewOfMany(t)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true}, first)
 	reader := p.peer("reader")
 	var once sync.Once
 	reader.wrap = func(b backend.Backend) backend.Backend {
@@ -132,9 +116,7 @@ func TestPrunedBackupBesideSweep(t *testing.T) {
 	if _, err := admin.backup(t.Context(), small); err != nil {
 		t.Fatal(err)
 	}
-	p.forgets(t, pts...)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true}, pts...)
 	p.r.edit(0)
 	os.RemoveAll(filepath.Join(p.home, "cache"))
 	var once sync.Once
@@ -168,8 +150,7 @@ func TestPrunedBackupBesideSweep(t *testing.T) {
 // that does not exist. The honest prune, unasked, deletes the packs of all points.
 func TestPrunedForgedRun(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	state := p.r.fresh(0, 800_000)
 	point := p.backs(t, state)
 	member := p.peer("member")
@@ -239,8 +220,7 @@ func TestPrunedForgedRun(t *testing.T) {
 // deleted at once, though nobody confirmed anything.
 func TestPrunedRunGraceByAnyClock(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	for i := range 3 {
 		p.backs(t, p.r.fresh(i, 1000))
 	}
@@ -268,8 +248,7 @@ func TestPrunedRunGraceByAnyClock(t *testing.T) {
 // A PARTIAL of a machine that never comes back.
 func TestPrunedPartialForEver(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.backs(t, 1)
 	member := p.peer("member")
 	if _, err := member.backup(ctx, p.r.src); err != nil {
@@ -303,32 +282,26 @@ func TestPrunedPartialForEver(t *testing.T) {
 // An index of other machines that always write: it never condemns.
 func TestPrunedBusyVault(t *testing.T) {
 	ctx := t.Context()
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	dead := p.backs(t, p.r.fresh(0, 500_000))
 	p.backs(t, 1)
-	p.forgets(t, dead)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
+	p.deletes(t, PruneOptions{Confirm: true}, dead)
 	p.must(t, PruneOptions{Confirm: true})
 	p.passes(t, 4)
 	tallies := 0
 	var mu sync.Mutex
 	writer := p.peer("writer")
-	h := func(s *Session) {
+	err := writer.session(ctx, false, func(s *Session) error {
 		p.timed(func(name string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if tallies < 200 && strings.HasPrefix(name, "log/") {
 				tallies++
-				// somebody notes a HOLD of nothing, faster
+				// somebody brings back nothing, faster
 				return s.asAdmin(ctx, t, p.faultWorld, &log.Unforget{Points: []log.PointID{{1}}})
 			}
 			return nil
 		}, nil)
-	}
-	err := writer.session(ctx, false, func(s *Session) error {
-		h(s)
 		res, err := p.prune(ctx, PruneOptions{Confirm: true})
 		t.Logf("%+v %v after %d tries", res, err, tallies)
 		if err != nil {
@@ -336,25 +309,16 @@ func TestPrunedBusyVault(t *testing.T) {
 		}
 		return nil
 	})
-	_ = err
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // Vault of nothing but an orphan.
 func TestPrunedPercent(t *testing.T) {
-	p := newPruneWorld(t)
-	p.timed(nil, nil)
+	p := newTimedWorld(t)
 	p.r.edit(0)
-	ctx, cancel := context.WithCancel(t.Context())
-	p.timed(func(name string) error {
-		if strings.HasPrefix(name, "index/") {
-			cancel()
-			return context.Canceled
-		}
-		return nil
-	}, nil)
-	if _, err := p.backup(ctx, p.r.src); err == nil {
-		t.Fatal("no error")
-	}
+	p.killedAtIndex(t)
 	p.timed(nil, nil)
 	p.passes(t, 9)
 	_, err := p.prune(t.Context(), PruneOptions{})
@@ -363,5 +327,3 @@ func TestPrunedPercent(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-var _ = vault.IndexOptions{}

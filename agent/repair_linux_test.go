@@ -306,12 +306,7 @@ func TestRepairLost(t *testing.T) {
 			}
 			p.wipe()
 			made := p.backup(BackupOptions{})
-			p.usable(made.Point)
-			p.restored(made.Point)
-			if c.typ == key.TypeDataPack {
-				p.restored(second)
-				p.restore(first)
-			}
+			p.healed(c, made.Point, first, second)
 		}
 	}
 }
