@@ -70,14 +70,15 @@ func (f *forger) append(signer ed25519.PrivateKey, body log.Body) {
 	f.put(object)
 }
 
-// appendRaw writes an entry of any type and body.
-func (f *forger) appendRaw(signer ed25519.PrivateKey, kind byte, body []byte) {
-	ring, seq, head := f.vault.Ring, uint64(len(f.objects)), f.head()
+// appendRaw writes an entry of any type and body, after any other, with a signature
+// that covers the entry but not what is appended to it.
+func (f *forger) appendRaw(signer ed25519.PrivateKey, head [32]byte, kind byte, body []byte, unsigned string) {
+	ring, seq := f.vault.Ring, uint64(len(f.objects))
 	b := append(wire.AppendU64(nil, seq), head[:]...)
 	b = append(wire.AppendU64(append(b, kind), 0), make([]byte, 16)...)
 	writer := log.PublicOf(signer)
-	b = append(wire.AppendU32(append(b, writer[:]...), uint32(len(body))), body...)
-	b = append(b, ed25519.Sign(signer, append(append([]byte("tharsis/0/log-entry"), ring.Vault[:]...), b...))...)
+	b = append(wire.AppendU32(append(b, writer[:]...), uint32(len(body)+len(unsigned))), body...)
+	b = append(append(b, unsigned...), ed25519.Sign(signer, append(append([]byte("tharsis/0/log-entry"), ring.Vault[:]...), b...))...)
 	id := binary.LittleEndian.AppendUint64(nil, seq)
 	s := ring.Sealer(key.TypeLog, id)
 	f.put(s.Seal(key.AppendHeader(nil, key.TypeLog, s), b, append(append([]byte("tharsis/0/log"), ring.Vault[:]...), id...)))
@@ -95,10 +96,10 @@ func (f *forger) head() [32]byte { return sha256.Sum256(f.objects[len(f.objects)
 
 // planted is what plant stored of a source.
 type planted struct {
-	path  string
-	rows  []row
-	root  chunk.ID
-	bytes uint64
+	path string
+	rows []row
+	lie  uint64 // added to the number of entries
+	root byte   // not 0: the page is stored under an ID that begins so, which is not its own
 }
 
 // row is a row of a page as its writer wants it: no rule is kept.
@@ -108,6 +109,9 @@ type row struct {
 }
 
 const text = "planted by a hostile member of the vault"
+
+// swapped is the ID of a chunk under which plant stores another one.
+var swapped = chunk.ID{4, 5, 6}
 
 func (f *forger) textID() chunk.ID { return chunk.NewHasher(f.vault.Ring.ChunkID).Sum([]byte(text)) }
 
@@ -152,19 +156,24 @@ func (f *forger) plant(sources []planted) {
 	defer w.Close()
 	ws, err := vault.NewWorkspace()
 	noErr(t, err)
-	noErr(t, w.AddRecord(ctx, ws, key.TypeDataPack, []byte(text), []pack.Chunk{{ID: f.textID(), Length: uint32(len(text))}}))
+	for _, id := range []chunk.ID{f.textID(), swapped} {
+		noErr(t, w.AddRecord(ctx, ws, key.TypeDataPack, []byte(text), []pack.Chunk{{ID: id, Length: uint32(len(text))}}))
+	}
 	names, p := chunk.NewHasher(f.vault.Ring.PageID), log.Point{Machine: f.alice.id, Previous: log.NoEntry, Host: "alice"}
 	_, _ = rand.Read(p.ID[:])
 	for _, s := range sources {
 		b := page(s.rows)
 		root, bytes := names.Sum(b), uint64(0)
+		if s.root != 0 {
+			root[0] = s.root
+		}
 		noErr(t, w.AddRecord(ctx, ws, key.TypeManifestPack, b, []pack.Chunk{{ID: root, Length: uint32(len(b))}}))
 		for _, r := range s.rows {
 			bytes += r.entry.Size
 		}
 		p.Sources = append(p.Sources, log.Source{
 			ID: log.NewSourceID(p.Machine, s.path), Path: s.path, Status: log.StatusComplete, Root: root, Base: log.None,
-			Entries: uint64(len(s.rows)), Bytes: bytes,
+			Entries: uint64(len(s.rows)) + s.lie, Bytes: bytes,
 		})
 	}
 	noErr(t, w.Flush())

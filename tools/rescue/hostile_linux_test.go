@@ -38,6 +38,7 @@ func TestHostile(t *testing.T) {
 	})
 	foreign := change(f.file("foreign"), func(e *manifest.Entry) { e.Extents = []manifest.Extent{{Length: n, ID: chunk.ID{1, 2, 3}}} })
 	short := change(f.file("short"), func(e *manifest.Entry) { e.Size = math.MaxInt64 })
+	exchanged := change(f.file("exchanged"), func(e *manifest.Entry) { e.Extents = []manifest.Extent{{Length: n, ID: swapped}} })
 	late := change(f.file("late"), func(e *manifest.Entry) { e.MTime.Sec = math.MaxInt64 })
 	linked := func(r row) row { return change(r, func(e *manifest.Entry) { e.LinkKey = 7 }) }
 	attribute := func(set string) row {
@@ -71,6 +72,7 @@ func TestHostile(t *testing.T) {
 		{root, lying},
 		{root, foreign},
 		{root, short},
+		{root, exchanged},
 		{root, symlink("s", "with a\x00NUL")},
 		{root, attribute("\x01\x01a\x00 trailing")},
 		{root, attribute("\x01\x09user.a\x00b\x01v")},
@@ -81,10 +83,12 @@ func TestHostile(t *testing.T) {
 	for _, path := range []string{"/../../../../../../../../../.." + outside, "/a/../../outside", "/s\x00/x", "..", "//x", "/x/"} {
 		sources = append(sources, planted{path: path, rows: []row{root, f.file("planted")}})
 	}
-	hostile := len(sources)
 	// The first source makes a symlink where the next one wants a folder.
-	sources = append(sources, planted{path: "/way/out/of", rows: []row{symlink("", outside)}})
-	sources = append(sources, planted{path: "/way/out/of/it", rows: []row{root, f.file("planted")}})
+	sources = append(sources, planted{path: "/way/l", rows: []row{symlink("", outside)}})
+	sources = append(sources, planted{path: "/way", rows: []row{root, folder("l"), f.file("l\x00planted")}})
+	sources = append(sources, planted{path: "/count", rows: []row{root, f.file("a")}, lie: 1})
+	sources = append(sources, planted{path: "/page", rows: []row{root, f.file("b")}, root: 9})
+	hostile := len(sources)
 	// Sources within each other, and an honest one.
 	sources = append(sources, planted{path: "/over", rows: []row{root, f.file("a"), folder("in"), f.file("in\x00b")}})
 	sources = append(sources, planted{path: "/over/in", rows: []row{root, f.file("b")}})
@@ -98,6 +102,9 @@ func TestHostile(t *testing.T) {
 	}
 	same(t, before, outside)
 	for i, s := range sources[:hostile] {
+		if s.path == "/way/l" {
+			continue // it is whole
+		}
 		if !strings.Contains(res.errors, shown(s.path)) && !strings.Contains(res.errors, s.path+"/") {
 			t.Errorf("source %d, %q, passes for whole", i, s.path)
 		}

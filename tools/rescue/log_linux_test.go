@@ -195,20 +195,43 @@ func (s *scribe) write() {
 // TestBodies: an entry that no writer makes ends the job, whoever wrote it.
 func TestBodies(t *testing.T) {
 	python := needPython(t)
-	forged := func(kind byte, body []byte) result {
+	const script = `
+import sys
+import rescue
+for dir in sys.argv[1:]:
+    folder = rescue.Folder(dir)
+    try:
+        rescue.open_vault(folder, rescue.read_config(folder), open(dir + "/../recovery").read(), rescue.Report(quiet=True))
+        print("whole")
+    except rescue.Damaged as e:
+        print(e)
+`
+	var dirs, want []string
+	add := func(says string, head [32]byte, kind byte, body, unsigned string) {
 		f := newForger(t)
-		f.appendRaw(f.bob.key, kind, body)
-		return command(t, nil, python, "-B", "-c", readState, f.dir, f.recovery)
+		if head == [32]byte{} {
+			head = f.head()
+		}
+		f.appendRaw(f.bob.key, head, kind, []byte(body), unsigned)
+		dirs, want = append(dirs, f.dir), append(want, says)
 	}
-	if res := forged(7, []byte{0}); res.code != 0 {
-		t.Errorf("an UNFORGET of nothing: %v", res)
-	}
-	for _, c := range []struct {
-		kind byte
-		body string
-	}{{0, ""}, {17, ""}, {7, "\x00\x00"}, {7, "\x01short"}, {7, "\x80\x00"}, {6, "\x00\x02\xff\xfe"}, {16, "\x01\x00"}, {3, ""}} {
-		if res := forged(c.kind, []byte(c.body)); res.code == 0 || !strings.Contains(res.errors, "rescue.Damaged") {
-			t.Errorf("type %d, body %q: %v", c.kind, c.body, res)
+	add("whole", [32]byte{}, 7, "\x00", "") // an UNFORGET of nothing
+	add("does not continue", [32]byte{1}, 7, "\x00", "")
+	add("signature", [32]byte{}, 7, "", "\x00")
+	add("unknown type", [32]byte{}, 0, "", "")
+	add("unknown type", [32]byte{}, 17, "", "")
+	add("bytes follow", [32]byte{}, 7, "\x00\x00", "")
+	add("not allowed", [32]byte{}, 7, "\x01short", "")
+	add("not allowed", [32]byte{}, 7, "\x80\x00", "") // a number that is longer than needed
+	add("UTF-8", [32]byte{}, 6, "\x00\x02\xff\xfe", "")
+	add("too short", [32]byte{}, 14, "\x00", "")
+	add("not allowed", [32]byte{}, 16, "\x01\x00", "")
+	add("too short", [32]byte{}, 3, "", "")
+	res := command(t, nil, python, append([]string{"-B", "-c", script}, dirs...)...)
+	got := strings.Split(strings.TrimSpace(res.out), "\n")
+	for i := range want {
+		if len(got) != len(want) || !strings.Contains(got[i], want[i]) {
+			t.Fatalf("vault %d of %d: want %q: %v", i, len(want), want[i], res)
 		}
 	}
 }

@@ -93,7 +93,8 @@ class Report:
         if what not in self.named:
             self.named.add(what)
             self.count += self.strict
-            say(what)
+            if not self.quiet:
+                say(what)
 
 
 def say(text):
