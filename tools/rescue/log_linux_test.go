@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -70,7 +72,7 @@ func TestReplay(t *testing.T) {
 	for seed := range uint64(4) {
 		f := newForger(t)
 		s := &scribe{f: f, rng: rand.New(rand.NewPCG(seed, 9)), seen: map[string]int{}}
-		for range 150 {
+		for range 400 {
 			s.write()
 		}
 		want := goState(t, f)
@@ -134,7 +136,7 @@ func (s *scribe) point() log.Point {
 }
 
 func (s *scribe) slots() (slots []log.Slot) {
-	for _, i := range s.rng.Perm(14)[:s.rng.IntN(9)] {
+	for _, i := range s.rng.Perm(24)[:s.rng.IntN(9)] {
 		slots = append(slots, log.Slot{ID: log.SlotID{byte(i)}, Hash: [32]byte{byte(s.rng.IntN(256))}, Kind: log.SlotPassphrase, Label: "label"})
 	}
 	return slots
@@ -142,7 +144,7 @@ func (s *scribe) slots() (slots []log.Slot) {
 
 func (s *scribe) slotIDs() (ids []log.SlotID) {
 	for range s.rng.IntN(9) {
-		ids = append(ids, log.SlotID{byte(s.rng.IntN(14))})
+		ids = append(ids, log.SlotID{byte(s.rng.IntN(24))})
 	}
 	return ids
 }
@@ -233,6 +235,36 @@ for dir in sys.argv[1:]:
 		if len(got) != len(want) || !strings.Contains(got[i], want[i]) {
 			t.Fatalf("vault %d of %d: want %q: %v", i, len(want), want[i], res)
 		}
+	}
+}
+
+// TestSlots: a slot that the log names no more is none, and one that a killed init
+// left, of another root key under the same passphrase, is passed over.
+func TestSlots(t *testing.T) {
+	needPython(t)
+	f := newForger(t)
+	slots, err := vault.Slots(t.Context(), f.vault.Backend)
+	noErr(t, err)
+	with, err := key.NewPassphrase([]byte(passphrase))
+	noErr(t, err)
+	for range 4 { // their names are random, so that some are tried before the right one
+		stray, err := key.SealSlot(key.SlotOptions{Vault: f.vault.Ring.Vault, KDF: cheapKDF}, with, key.Secrets{Root: key.Root{1}})
+		noErr(t, err)
+		noErr(t, os.WriteFile(filepath.Join(f.dir, vault.SlotName(stray.ID)), stray.Append(nil), 0o600))
+	}
+	if res := rescue(t, f.dir, "points"); res.code != 0 {
+		t.Errorf("with slots of another root key: %v", res)
+	}
+	for _, s := range slots {
+		if s.Kind == key.KindRecovery {
+			f.append(f.admin, &log.KeyChange{Removed: []log.SlotID{log.SlotID(s.ID)}})
+		}
+	}
+	if res := f.rescue("points"); res.code != 12 {
+		t.Errorf("with a key that was removed: %v", res)
+	}
+	if res := rescue(t, f.dir, "points"); res.code != 0 {
+		t.Errorf("with the other one: %v", res)
 	}
 }
 
