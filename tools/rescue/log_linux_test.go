@@ -72,6 +72,7 @@ func TestReplay(t *testing.T) {
 	for seed := range uint64(4) {
 		f := newForger(t)
 		s := &scribe{f: f, rng: rand.New(rand.NewPCG(seed, 9)), seen: map[string]int{}}
+		s.forgetAndHold()
 		for range 400 {
 			s.write()
 		}
@@ -136,7 +137,7 @@ func (s *scribe) point() log.Point {
 }
 
 func (s *scribe) slots() (slots []log.Slot) {
-	for _, i := range s.rng.Perm(24)[:s.rng.IntN(9)] {
+	for _, i := range s.rng.Perm(24)[:s.rng.IntN(15)] {
 		slots = append(slots, log.Slot{ID: log.SlotID{byte(i)}, Hash: [32]byte{byte(s.rng.IntN(256))}, Kind: log.SlotPassphrase, Label: "label"})
 	}
 	return slots
@@ -147,6 +148,21 @@ func (s *scribe) slotIDs() (ids []log.SlotID) {
 		ids = append(ids, log.SlotID{byte(s.rng.IntN(24))})
 	}
 	return ids
+}
+
+// forgetAndHold makes a point that nothing purges.
+func (s *scribe) forgetAndHold() {
+	f, p := s.f, s.point()
+	p.Machine, p.ID = f.alice.id, log.PointID{99}
+	for i := range p.Sources {
+		p.Sources[i].ID = log.NewSourceID(p.Machine, p.Sources[i].Path)
+	}
+	these := []log.PointID{p.ID}
+	f.append(f.alice.key, &log.Commit{Point: p})
+	f.append(f.alice.key, &log.Forget{Points: these})
+	f.append(f.alice.key, &log.Purge{Points: these}) // she may not
+	f.append(f.alice.key, &log.Hold{Points: these})
+	f.append(f.admin, &log.Purge{Points: these}) // it is held
 }
 
 func (s *scribe) write() {
@@ -185,6 +201,8 @@ func (s *scribe) write() {
 		if own := map[log.MachineID]member{f.alice.id: f.alice, f.bob.id: f.bob}[b.Machine].key; own != nil && s.rng.IntN(3) > 0 {
 			signer = own
 		}
+	case *log.KeyChange:
+		signer = f.admin
 	case *log.Purge:
 		if s.rng.IntN(3) > 0 {
 			return // else there are hardly any points left
@@ -247,9 +265,10 @@ func TestSlots(t *testing.T) {
 	noErr(t, err)
 	with, err := key.NewPassphrase([]byte(passphrase))
 	noErr(t, err)
-	for range 4 { // their names are random, so that some are tried before the right one
+	for before := false; !before; { // one of them is tried before the right one
 		stray, err := key.SealSlot(key.SlotOptions{Vault: f.vault.Ring.Vault, KDF: cheapKDF}, with, key.Secrets{Root: key.Root{1}})
 		noErr(t, err)
+		before = !slices.ContainsFunc(slots, func(s vault.Slot) bool { return s.ID.String() < stray.ID.String() })
 		noErr(t, os.WriteFile(filepath.Join(f.dir, vault.SlotName(stray.ID)), stray.Append(nil), 0o600))
 	}
 	if res := rescue(t, f.dir, "points"); res.code != 0 {
