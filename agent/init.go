@@ -22,6 +22,9 @@ type InitOptions struct {
 	Passphrase string
 	Recovery   key.RecoveryKey
 	KDF        key.KDFParams // zero: the default
+	// SoftDeleteDays is for how long a deleted point can be brought back; zero: the
+	// default.
+	SoftDeleteDays int
 	// AdoptExisting takes a vault that is there already, if the passphrase
 	// opens it: what an Init that was killed near its end left.
 	AdoptExisting bool
@@ -31,6 +34,9 @@ type InitOptions struct {
 type InitResult struct {
 	URL     string
 	VaultID string // 32 hex digits
+	// Owned: the place replaces objects that exist, so that this machine alone may
+	// write to the vault.
+	Owned bool
 }
 
 // CheckInit tells whether a vault could be made at url. It writes nothing.
@@ -71,11 +77,16 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
 	}
 	defer b.Close()
+	room, _ := b.(reserve)
 	if env.Wrap != nil {
 		b = env.Wrap(b)
 	}
+	self, err := h.Machine(env.Rand, env.hardware())
+	if err != nil {
+		return InitResult{}, err
+	}
 	id, sec, err := vault.Create(ctx, b, vault.CreateOptions{
-		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, Clock: env.Clock, Rand: env.Rand,
+		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, SoftDeleteDays: o.SoftDeleteDays, Owner: self.ID, Clock: env.Clock, Rand: env.Rand,
 	})
 	if errors.Is(err, vault.ErrExists) {
 		if !o.AdoptExisting {
@@ -86,8 +97,17 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 	if err != nil {
 		return InitResult{}, fmt.Errorf("make vault %s: %w", place, err)
 	}
-	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id)}
-	return res, rememberNew(ctx, b, h, place.String(), id, sec)
+	if room != nil {
+		if err := room.Restock(); err != nil && env.Log != nil { // the disk is all but full: it does without
+			env.Log.Warn("make the reserve", "err", err)
+		}
+	}
+	v, err := vault.Open(ctx, b, sec.Root, nil, vault.Options{})
+	if err != nil {
+		return InitResult{}, err
+	}
+	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id), Owned: v.Config.Mode == key.ModeOwner}
+	return res, rememberNew(h, place.String(), v, sec)
 }
 
 // adopt opens a vault that is there with the passphrase.
@@ -105,14 +125,11 @@ func adopt(ctx context.Context, b backend.Backend, passphrase string) (id key.Va
 
 // rememberNew stores a new vault's keys in a home that has no vault. Its URL
 // goes last: it is what later commands go by.
-func rememberNew(ctx context.Context, b backend.Backend, h *home.Home, url string, id key.VaultID, sec key.Secrets) error {
+func rememberNew(h *home.Home, url string, v *vault.Vault, sec key.Secrets) error {
 	if _, has, err := h.Vault(); has || err != nil {
 		return err
 	}
-	v, err := vault.Open(ctx, b, sec.Root, nil, vault.Options{})
-	if err != nil {
-		return err
-	}
+	id := v.Config.Vault
 	if err := h.SetKeys(id, home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}); err != nil {
 		return err
 	}

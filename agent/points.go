@@ -13,12 +13,14 @@ import (
 // minPointPrefix is how much of a point's ID must be given.
 const minPointPrefix = 4
 
-// Points lists the points that were not deleted, oldest first.
+// Points lists the points that were not deleted, or those that were and can be
+// brought back, oldest first.
 func (s *Session) Points(_ context.Context, f PointFilter) ([]PointInfo, error) {
 	var out []PointInfo
-	for _, p := range s.vault.Log.State().Points() {
-		if p.Forgotten == 0 && matchesMachine(p.Point, f.Machine) && matchesSource(p.Point, f.Source) {
-			out = append(out, describe(p))
+	st := s.vault.Log.State()
+	for _, p := range st.Points() {
+		if (p.Forgotten != 0) == f.Deleted && matchesMachine(p.Point, f.Machine) && matchesSource(p.Point, f.Source) {
+			out = append(out, describe(st, p))
 		}
 	}
 	return out, nil
@@ -36,11 +38,16 @@ func matchesSource(p *log.Point, path string) bool {
 }
 
 // describe makes a point fit for showing.
-func describe(p log.PointInfo) PointInfo {
+func describe(st *log.State, p log.PointInfo) PointInfo {
 	out := PointInfo{
 		ID: p.Point.ID, Time: time.Unix(0, p.Point.Started), Ended: time.Unix(0, p.Point.Ended),
 		Machine: p.Point.Host, MachineID: p.Point.Machine, NewBytes: int64(p.Point.Stats.BytesStored),
 		Status: Completed, Suspect: p.Point.Suspect, Tags: map[string]string{},
+		Deleted: p.Forgotten != 0, ForgetReason: p.ForgetReason, Held: p.Held, HoldReason: p.HoldReason,
+	}
+	if out.Deleted {
+		out.DeletedAt = time.Unix(0, p.ForgottenAt)
+		out.PurgeFrom, _ = st.PurgeableFrom(p.Point.ID)
 	}
 	if p.Point.Warnings {
 		out.Status = CompletedWithWarnings
@@ -63,7 +70,7 @@ var statusWords = map[log.Status]string{
 }
 
 // resolve finds the point that a user means: "latest", a time, or the start of
-// an ID, tried in this order.
+// an ID, tried in this order. Only by its ID is it one that was deleted.
 func (s *Session) resolve(spec, machine, source string) (log.PointInfo, error) {
 	if spec == "latest" {
 		return s.newest(machine, source, time.Time{})
@@ -71,10 +78,20 @@ func (s *Session) resolve(spec, machine, source string) (log.PointInfo, error) {
 	if t, ok := parseTime(spec); ok {
 		return s.newest(machine, source, t)
 	}
-	if len(spec) < minPointPrefix || strings.Trim(strings.ToLower(spec), "0123456789abcdef") != "" {
+	if !isPointPrefix(spec) {
 		return log.PointInfo{}, fmt.Errorf("%w: %q is not \"latest\", a time, or %d or more digits of a point's ID", ErrNoPoint, spec, minPointPrefix)
 	}
-	p, err := s.vault.Log.State().PointByPrefix(spec)
+	return byPrefix(s.vault.Log.State(), spec)
+}
+
+// isPointPrefix tells whether a name can be the start of a point's ID.
+func isPointPrefix(name string) bool {
+	return len(name) >= minPointPrefix && strings.Trim(strings.ToLower(name), "0123456789abcdef") == ""
+}
+
+// byPrefix finds the point, soft-deleted or not, whose ID begins so.
+func byPrefix(st *log.State, prefix string) (log.PointInfo, error) {
+	p, err := st.PointByPrefix(prefix)
 	if err != nil {
 		return p, fmt.Errorf("%w%s", ErrNoPoint, strings.TrimPrefix(err.Error(), log.ErrNoPoint.Error()))
 	}

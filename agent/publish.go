@@ -49,7 +49,7 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 		return log.Head{}, err
 	}
 	point := log.Point{
-		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.s.lastCommit(),
+		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.previous,
 		Started: j.startOf(partial), Host: j.s.host, Agent: Version, Sources: sources, Tags: tags(j.o.Tags),
 	}
 	run, ok, err := j.writer.WriteIndex(j.s.keepCopy)
@@ -63,7 +63,7 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 	// The fence: build is called with the log as of the entry before, and its
 	// entry is created only if nothing came between.
 	entry, err := j.s.vault.Log.Append(ctx, j.s.machine.Key, func(st *log.State) (log.Body, error) {
-		if err := j.fence(st, point.Sources); err != nil {
+		if err := j.fence(st, point.Sources, point.Runs); err != nil {
 			return nil, err
 		}
 		if partial {
@@ -118,10 +118,17 @@ func tags(m map[string]string) (out []log.Tag) {
 }
 
 // fence tells whether all that the point uses is still to be relied on, as of a
-// state of the log: the bases stand, and no pack lost trust since the job began.
-func (j *job) fence(st *log.State, sources []log.Source) error {
+// state of the log: the bases stand, and no pack lost trust since the job began. A
+// COMMIT of this machine that appeared meanwhile is a copy's of this home.
+func (j *job) fence(st *log.State, sources []log.Source, runs []chunk.ID) error {
+	if j.s.lastCommit(st) != j.previous {
+		return fmt.Errorf("%w: another one made a point in this machine's name", errFenced)
+	}
 	if st.Unusable() != j.unusable {
 		return fmt.Errorf("%w: a pack was condemned or quarantined", errFenced)
+	}
+	if slices.ContainsFunc(runs, st.RunGone) {
+		return fmt.Errorf("%w: the index run of this job was condemned", errFenced)
 	}
 	for _, src := range sources {
 		if src.Base != log.None && !st.Stands(src.ID, src.Base) {

@@ -99,9 +99,18 @@ func (b *Blobs) ReadRange(ctx context.Context, name string, off int64, p []byte)
 	return err
 }
 
-// Chunk reads one chunk or page of at most max bytes from any of the places
-// where the index finds it.
+// Chunk reads one chunk or page from any of the places where the index finds it.
+// Where none has it, it looks for newer ones once: a prune may have written it
+// anew, and deleted it where it was.
 func (b *Blobs) Chunk(ctx context.Context, x *Index, id chunk.ID, s *Scratch, dst []byte) ([]byte, error) {
+	data, err := b.chunk(ctx, x, id, s, dst)
+	if errors.Is(err, errMissing) && x.renew(ctx) {
+		return b.chunk(ctx, x, id, s, dst)
+	}
+	return data, err
+}
+
+func (b *Blobs) chunk(ctx context.Context, x *Index, id chunk.ID, s *Scratch, dst []byte) ([]byte, error) {
 	locs, err := x.Find(ctx, id, nil)
 	if err != nil {
 		return nil, err
@@ -118,7 +127,7 @@ func (b *Blobs) Chunk(ctx context.Context, x *Index, id chunk.ID, s *Scratch, ds
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if first == nil {
+		if first == nil || errors.Is(err, errMissing) {
 			first = err
 		}
 	}

@@ -10,8 +10,10 @@ import (
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // Dropper is a backend that keeps copies of objects. Drop removes the copy of
@@ -40,9 +42,19 @@ type IndexOptions struct {
 	Keep bool
 	// FilterDir holds the filters between jobs; "" keeps them in memory only.
 	FilterDir string
+	// CacheBytes bounds the decoded blocks that are kept; 0 is for who looks up
+	// sorted.
+	CacheBytes int
 	// Tolerant passes over runs that are missing or damaged: for a check, and
 	// for restoring what is left.
 	Tolerant bool
+	// Fallback, of a tolerant Index, is called once where a run turns out missing or
+	// damaged. Find looks into the runs that it gives, too, from then on. It may be
+	// called again after an error.
+	Fallback func(context.Context) ([]*index.Run, error)
+	// Runs, if not nil, are looked into in place of those that the log says are live.
+	// Usable knows nothing of them.
+	Runs []*index.Run
 }
 
 // Index finds chunks and pages in the live index runs of a vault. It is safe for
@@ -56,11 +68,22 @@ type Index struct {
 	runs    map[chunk.ID]index.Member
 	reading *index.Set // for finding what to read: no filters, any pack
 	dedupe  *index.Set // for deciding what to store: filters, usable packs
+	at      log.Head   // the log that the runs are of
+	skip    int        // misses until renew looks again
+	pause   int        // how many those were at first
+	passed  bool       // a live run could not be opened
+
+	fallbackMu sync.Mutex // held while Fallback is called; guards the rest
+	asked      bool       // Fallback gave what it can
+	fallback   []*index.Run
 }
 
 // OpenIndex opens the index runs that are live as of the log's state.
 func (v *Vault) OpenIndex(ctx context.Context, o IndexOptions) (*Index, error) {
-	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(indexCacheBytes), runs: map[chunk.ID]index.Member{}}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = indexCacheBytes
+	}
+	x := &Index{v: v, opts: o, blocks: index.NewBlockCache(o.CacheBytes), runs: map[chunk.ID]index.Member{}}
 	return x, x.Refresh(ctx)
 }
 
@@ -74,9 +97,19 @@ func (x *Index) Refresh(ctx context.Context) error {
 // refresh is Refresh for who holds x.mu. With keep it takes the runs into the
 // backend's copies.
 func (x *Index) refresh(ctx context.Context, keep bool) error {
+	x.at = x.v.Log.Head()
+	if x.opts.Runs != nil {
+		members := make([]index.Member, len(x.opts.Runs))
+		for i, r := range x.opts.Runs {
+			members[i].Run = r
+		}
+		x.reading, x.dedupe = index.NewSet(nil, members...), index.NewSet(nil)
+		return nil
+	}
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
+	passed := false
 	for i := len(live) - 1; i >= 0; i-- { // newest first
 		id := live[i]
 		m, ok := x.runs[id]
@@ -85,6 +118,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 			m, err = x.open(ctx, id, keep)
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
+				passed = true
 				continue
 			}
 			if err != nil {
@@ -95,7 +129,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		reading = append(reading, index.Member{Run: m.Run})
 		dedupe = append(dedupe, m)
 	}
-	x.runs = runs
+	x.runs, x.passed = runs, passed
 	x.reading = index.NewSet(nil, reading...)
 	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
 	return nil
@@ -166,7 +200,7 @@ func (x *Index) filter(ctx context.Context, run *index.Run) (*index.Filter, erro
 	}
 	if x.opts.FilterDir != "" {
 		// Not synced and not atomic: a torn filter fails its checksum.
-		if err := os.WriteFile(path, f.Bytes(), 0o600); err != nil {
+		if err := disk.WriteFile(path, f.Bytes(), 0o600); err != nil {
 			x.v.logger.Warn("keep filter", "err", err)
 		}
 	}
@@ -199,49 +233,6 @@ func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
 	}
 }
 
-// Find appends all places of a chunk or page to dst. A tolerant Index passes over
-// damaged runs, as long as another one knows a place.
-func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	for {
-		x.mu.RLock()
-		set := x.reading
-		x.mu.RUnlock()
-		locs, err := set.LookupAll(ctx, id, dst)
-		if err == nil || !errors.Is(err, key.ErrDamaged) {
-			return locs, err
-		}
-		if x.reopen(ctx, set) {
-			continue
-		}
-		if !x.opts.Tolerant {
-			return locs, err
-		}
-		return x.findWhole(ctx, id, dst)
-	}
-}
-
-// findWhole looks into each run by itself. It returns an error where nothing was
-// found and something is damaged.
-func (x *Index) findWhole(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	had := len(dst)
-	var damage error
-	for _, r := range x.Runs() {
-		locs, err := r.Lookup(ctx, id, dst)
-		switch {
-		case err == nil:
-			dst = locs
-		case errors.Is(err, key.ErrDamaged):
-			damage = err
-		default:
-			return dst, err
-		}
-	}
-	if len(dst) > had {
-		damage = nil
-	}
-	return dst, damage
-}
-
 // reopen drops damaged copies of runs and opens the vault's own, unless that
 // was done since somebody took set. It is false where there was no copy, so that
 // the damage is the vault's.
@@ -258,7 +249,7 @@ func (x *Index) reopen(ctx context.Context, set *index.Set) bool {
 	if !dropped {
 		return false
 	}
-	x.blocks = index.NewBlockCache(indexCacheBytes)
+	x.blocks = index.NewBlockCache(x.opts.CacheBytes)
 	x.runs = map[chunk.ID]index.Member{}
 	// No copies are made now: one of a run that is damaged in the vault itself
 	// would be dropped again, and so on without end.
@@ -280,12 +271,24 @@ func (x *Index) MemoryBytes() (n int64) {
 
 // Runs are the opened runs.
 func (x *Index) Runs() []*index.Run {
+	if x.opts.Runs != nil {
+		return x.opts.Runs
+	}
+	var all []*index.Run
+	for _, m := range slices.Backward(x.Members()) {
+		all = append(all, m.Run)
+	}
+	return all
+}
+
+// Members are the opened runs with their filters, the newest first.
+func (x *Index) Members() []index.Member {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var all []*index.Run
-	for _, id := range x.v.Log.State().Runs() {
+	var all []index.Member
+	for _, id := range slices.Backward(x.v.Log.State().Runs()) {
 		if m, ok := x.runs[id]; ok {
-			all = append(all, m.Run)
+			all = append(all, m)
 		}
 	}
 	return all

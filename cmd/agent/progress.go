@@ -96,6 +96,7 @@ func (r *reporter) due(every time.Duration) bool {
 var phases = map[string][2]string{
 	"scan": {"looking", "file"}, "read": {"reading", "file"}, "commit": {"finishing", "file"},
 	"restore": {"restoring", "file"}, "verify": {"checking", "object"},
+	"mark": {"looking for what is needed", "page"}, "repack": {"writing anew", "pack"},
 }
 
 func counted(p agent.Progress) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -26,10 +28,12 @@ import (
 // processes of their own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"agent":        agentCommand,
-		"agent-held":   heldCommand,
-		"agent-nobody": nobodyCommand,
-		"agent-umask0": umaskCommand,
+		"agent":          agentCommand,
+		"agent-held":     heldCommand,
+		"agent-nobody":   nobodyCommand,
+		"agent-umask0":   umaskCommand,
+		"agent-later":    laterCommand,
+		"agent-replaces": replacesCommand,
 	})
 }
 
@@ -106,6 +110,42 @@ func nobodyCommand() {
 // umaskCommand is an agent that nothing protects from making files for everybody.
 func umaskCommand() {
 	syscall.Umask(0)
+	agentCommand()
+}
+
+// laterCommand is an agent $LATER hours from now, by its clock and by the store's.
+func laterCommand() {
+	hours, err := time.ParseDuration(os.Getenv("LATER") + "h")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "LATER:", err)
+		os.Exit(99)
+	}
+	seams.now = func() time.Time { return time.Now().Add(hours) }
+	seams.wrap = func(b backend.Backend) backend.Backend { return laterBackend{b, hours} }
+	agentCommand()
+}
+
+type laterBackend struct {
+	backend.Backend
+	by time.Duration
+}
+
+func (b laterBackend) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		for info, err := range b.Backend.List(ctx, prefix) {
+			info.Modified = info.Modified.Add(b.by)
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
+// replacesCommand is an agent that reaches the vault through a store that replaces
+// objects that exist.
+func replacesCommand() {
+	seams.wrap = fault.Replacing
+	seams.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	agentCommand()
 }
 

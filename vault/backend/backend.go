@@ -11,12 +11,16 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"time"
 )
 
 // Errors that callers branch on. Drivers wrap them; all others are I/O errors.
 var (
 	ErrNotFound = errors.New("object not found")
 	ErrExists   = errors.New("object exists already")
+	// ErrNotDurable is for an object that was created and may be gone again after
+	// a power cut. That it is found there later, by Put even, proves nothing.
+	ErrNotDurable = errors.New("object may not be durable")
 )
 
 // MaxNameBytes bounds an object's name.
@@ -26,6 +30,9 @@ const MaxNameBytes = 128
 type Info struct {
 	Name string
 	Size int64 // bytes
+	// Modified is when the object was stored, by the backend's clock; the zero time
+	// where a backend does not tell.
+	Modified time.Time
 }
 
 // Backend stores immutable objects under names of [a-z0-9/] (see CheckName).
@@ -39,7 +46,8 @@ type Backend interface {
 	// ErrExists and changes nothing. It linearizes where the name appears; a
 	// reader sees all of the object or nothing. body may be read several
 	// times, and is not kept; one shorter than size is an error, and nothing
-	// is made. After another error the object may exist or not.
+	// is made. After another error the object may exist or not; ErrNotDurable is
+	// the one that must not be tried again.
 	Put(ctx context.Context, name string, body io.ReaderAt, size int64) error
 	// Get reads length bytes from offset off; a negative length reads to the
 	// end. An object that ends before off+length gives a short stream, not an

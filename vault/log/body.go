@@ -1,6 +1,7 @@
 package log
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"unicode/utf8"
@@ -50,6 +51,7 @@ const (
 	TypeQuarantine
 	TypeKeyChange
 	TypeNoted
+	TypeSettings
 )
 
 var typeNames = [...]string{
@@ -57,6 +59,7 @@ var typeNames = [...]string{
 	TypeIndex: "INDEX", TypeForget: "FORGET", TypeUnforget: "UNFORGET", TypeHold: "HOLD",
 	TypeUnhold: "UNHOLD", TypePurge: "PURGE", TypeRepack: "REPACK", TypeCondemn: "CONDEMN",
 	TypeSwept: "SWEPT", TypeQuarantine: "QUARANTINE", TypeKeyChange: "KEYCHANGE", TypeNoted: "NOTED",
+	TypeSettings: "SETTINGS",
 }
 
 // String is the type's name in the format, as COMMIT.
@@ -67,7 +70,7 @@ func (t Type) String() string {
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Body is what an entry says: one of the pointer types *Genesis to *Noted of
+// Body is what an entry says: one of the pointer types *Genesis to *Settings of
 // this package. A body that came out of a log is shared and must not be changed.
 type Body interface {
 	Type() Type
@@ -131,6 +134,8 @@ type (
 	}
 	// Noted tells which FORGET entries, by number, an admin has seen.
 	Noted struct{ Forgets []uint64 }
+	// Settings changes what GENESIS set.
+	Settings struct{ SoftDeleteDays int }
 )
 
 // SlotKind tells which secret opens a slot.
@@ -168,6 +173,7 @@ func (*Swept) Type() Type      { return TypeSwept }
 func (*Quarantine) Type() Type { return TypeQuarantine }
 func (*KeyChange) Type() Type  { return TypeKeyChange }
 func (*Noted) Type() Type      { return TypeNoted }
+func (*Settings) Type() Type   { return TypeSettings }
 
 // EncodeBody encodes body, or tells which limit it is above.
 func EncodeBody(body Body) ([]byte, error) {
@@ -227,6 +233,8 @@ func decodeBody(t Type, d *wire.Decoder) Body {
 		return &KeyChange{Added: decodeSlots(d), Removed: decode16[SlotID](d)}
 	case TypeNoted:
 		return &Noted{Forgets: decodeSeqs(d)}
+	case TypeSettings:
+		return &Settings{SoftDeleteDays: decodeDays(d)}
 	}
 	d.Fail("unknown entry type %d", uint8(t))
 	return nil
@@ -243,12 +251,26 @@ func decodeGenesis(d *wire.Decoder) *Genesis {
 	g := &Genesis{}
 	d.Fixed(g.Config[:])
 	d.Fixed(g.Admin[:])
-	g.SoftDeleteDays = int(d.Uvarint(MaxSoftDeleteDays))
-	if d.Err() == nil && g.SoftDeleteDays < MinSoftDeleteDays {
-		d.Fail("soft-delete period of %d days, the least is %d", g.SoftDeleteDays, MinSoftDeleteDays)
-	}
+	g.SoftDeleteDays = decodeDays(d)
 	g.Slots = decodeSlots(d)
 	return g
+}
+
+// decodeDays reads a soft-delete period.
+func decodeDays(d *wire.Decoder) int {
+	days := int(d.Uvarint(MaxSoftDeleteDays))
+	if err := CheckSoftDeleteDays(days); d.Err() == nil && err != nil {
+		d.Fail("%v", err)
+	}
+	return days
+}
+
+// CheckSoftDeleteDays is an error where a vault can't have this soft-delete period.
+func CheckSoftDeleteDays(days int) error {
+	if days < MinSoftDeleteDays || days > MaxSoftDeleteDays {
+		return fmt.Errorf("a soft-delete period of %d days: it has %d to %d", days, MinSoftDeleteDays, MaxSoftDeleteDays)
+	}
+	return nil
 }
 
 func (m *Machine) encode(b []byte) []byte {
@@ -309,6 +331,10 @@ func (n *Noted) encode(b []byte) []byte {
 		b = wire.AppendU64(b, seq)
 	}
 	return b
+}
+
+func (s *Settings) encode(b []byte) []byte {
+	return wire.AppendUvarint(b, uint64(s.SoftDeleteDays))
 }
 
 func decodeSeqs(d *wire.Decoder) []uint64 {
@@ -405,10 +431,22 @@ func decode16[T ~[16]byte](d *wire.Decoder) []T {
 // decodeText reads text: UTF-8 of at most MaxTextBytes.
 func decodeText(d *wire.Decoder) string {
 	s := d.Str(MaxTextBytes)
-	if !utf8.ValidString(s) {
-		d.Fail("text is not UTF-8")
+	if err := CheckText(s); d.Err() == nil && err != nil {
+		d.Fail("%v", err)
 	}
 	return s
+}
+
+// CheckText is an error where a text, as a name or a reason, cannot stand in an
+// entry.
+func CheckText(text string) error {
+	if len(text) > MaxTextBytes {
+		return fmt.Errorf("a text of %d bytes: it has %d at most", len(text), MaxTextBytes)
+	}
+	if !utf8.ValidString(text) {
+		return errors.New("a text that is not UTF-8")
+	}
+	return nil
 }
 
 func bit(set bool, n uint) uint64 {

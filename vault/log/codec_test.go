@@ -16,7 +16,7 @@ import (
 )
 
 func allTypes() (all []Type) {
-	for t := TypeGenesis; t <= TypeNoted; t++ {
+	for t := TypeGenesis; t <= TypeSettings; t++ {
 		all = append(all, t)
 	}
 	return all
@@ -98,6 +98,9 @@ func TestBodyLimits(t *testing.T) {
 		"days low":      &Genesis{SoftDeleteDays: 13},
 		"days high":     &Genesis{SoftDeleteDays: 181},
 		"days negative": &Genesis{SoftDeleteDays: -1},
+		"set days low":  &Settings{SoftDeleteDays: 13},
+		"set days high": &Settings{SoftDeleteDays: 181},
+		"set days less": &Settings{SoftDeleteDays: -1},
 		"slots":         &KeyChange{Added: manySlots},
 		"slot twice":    &KeyChange{Added: []Slot{{Kind: 1}, {Kind: 2}}},
 		"slot kind":     &KeyChange{Added: []Slot{{Kind: 3}}},
@@ -134,8 +137,8 @@ func TestBodyLimits(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "an entry holds 1048576 at most") {
 		t.Error(err)
 	}
-	if _, err := DecodeBody(17, nil); err == nil {
-		t.Error("type 17 was decoded")
+	if _, err := DecodeBody(18, []byte{14}); err == nil {
+		t.Error("type 18 was decoded")
 	}
 }
 
@@ -248,7 +251,7 @@ func TestNames(t *testing.T) {
 	if g, err := ParseHead(h.String()); err != nil || g != h {
 		t.Error(g, err)
 	}
-	for _, bad := range []string{"", "1", "1-", "-1", "x-" + strings.Repeat("00", 32), "1-" + strings.Repeat("00", 33)} {
+	for _, bad := range []string{"", "1", "1:", ":1", "x:" + strings.Repeat("00", 32), "1:" + strings.Repeat("00", 33), "18446744073709551615:" + strings.Repeat("00", 32)} {
 		if _, err := ParseHead(bad); err == nil {
 			t.Errorf("%q was parsed", bad)
 		}
@@ -256,7 +259,7 @@ func TestNames(t *testing.T) {
 	if _, err := ParsePointID("ab"); err == nil {
 		t.Error("a short point ID was parsed")
 	}
-	if s := fmt.Sprint(TypeKeyChange, Type(0), Type(17)); s != "KEYCHANGE type 0 type 17" {
+	if s := fmt.Sprint(TypeKeyChange, TypeSettings, Type(0), Type(18)); s != "KEYCHANGE SETTINGS type 0 type 18" {
 		t.Error(s)
 	}
 }

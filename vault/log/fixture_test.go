@@ -332,6 +332,8 @@ func (m maker) body(t Type) Body {
 		return &KeyChange{Added: m.slots(), Removed: some(m, 3, func() SlotID { return m.slotID(m.IntN(6)) })}
 	case TypeNoted:
 		return &Noted{Forgets: some(m, 5, m.seq)}
+	case TypeSettings:
+		return &Settings{SoftDeleteDays: MinSoftDeleteDays + m.IntN(MaxSoftDeleteDays-MinSoftDeleteDays+1)}
 	}
 	panic(t)
 }

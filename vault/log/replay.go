@@ -12,14 +12,18 @@ import (
 func (s *State) apply(e *Entry, at Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.head = at
+	s.head, s.time = at, max(s.time, e.Time)
 	if !s.authorized(e) {
 		s.ignored++
 		return
 	}
+	switch e.Body.(type) {
+	case *Commit, *Partial, *Index, *Repack, *Condemn, *Swept, *Quarantine:
+		s.used = e.Seq
+	}
 	switch b := e.Body.(type) {
 	case *Genesis:
-		s.genesis, s.created, s.slots = *b, e.Time, b.Slots
+		s.genesis, s.created, s.slots, s.softDays = *b, e.Time, b.Slots, b.SoftDeleteDays
 	case *Machine:
 		s.enrol(b, e)
 	case *Commit:
@@ -32,7 +36,7 @@ func (s *State) apply(e *Entry, at Head) {
 	case *Forget:
 		s.forget(b, e)
 	case *Unforget:
-		s.each(b.Points, func(p *PointInfo) { p.Forgotten, p.ForgetReason, p.Noted = 0, "", 0 })
+		s.each(b.Points, func(p *PointInfo) { p.Forgotten, p.ForgottenAt, p.ForgetReason, p.Noted = 0, 0, "", 0 })
 	case *Hold:
 		s.each(b.Points, func(p *PointInfo) { p.Held, p.HoldReason = true, b.Reason })
 	case *Unhold:
@@ -55,6 +59,8 @@ func (s *State) apply(e *Entry, at Head) {
 		s.changeKeys(b)
 	case *Noted:
 		s.note(b, e)
+	case *Settings:
+		s.softDays = b.SoftDeleteDays
 	}
 }
 
@@ -155,7 +161,7 @@ func (s *State) forget(f *Forget, e *Entry) {
 		if p.Held || p.Forgotten != 0 {
 			return
 		}
-		p.Forgotten, p.ForgetReason = e.Seq, f.Reason
+		p.Forgotten, p.ForgottenAt, p.ForgetReason = e.Seq, e.Time, f.Reason
 		s.forgets[e.Seq] = append(s.forgets[e.Seq], p)
 	})
 }
@@ -197,7 +203,11 @@ func (s *State) addRuns(runs []chunk.ID) {
 }
 
 func (s *State) supersede(runs []chunk.ID, e *Entry) {
-	retire(s.runs, runs, markSuperseded, e)
+	// Any machine may say so, with any clock: a time before that of the log would end
+	// the grace at once.
+	late := *e
+	late.Time = s.time
+	retire(s.runs, runs, markSuperseded, &late)
 	s.dropRuns()
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func TestReplayIsOne(t *testing.T) {
 			signers = append(signers, keyOf(uint64(i)), keyOf(uint64(i+4)))
 		}
 		for writer.next < 600 {
-			typ := Type(1 + m.IntN(int(TypeNoted)))
+			typ := Type(1 + m.IntN(int(TypeSettings)))
 			if m.IntN(2) == 0 {
 				typ = []Type{TypeCommit, TypeForget, TypePartial, TypePurge, TypeUnhold}[m.IntN(5)]
 			}
@@ -184,6 +185,7 @@ func TestAuthority(t *testing.T) {
 		{&Swept{Packs: []ID{{1}}, Runs: []ID{{2}}}, setup, admin},
 		{&KeyChange{Added: []Slot{{ID: SlotID{9}, Kind: SlotRecovery}}}, setup, admin},
 		{&Noted{Forgets: []uint64{7}}, forgotten, admin},
+		{&Settings{SoftDeleteDays: 30}, setup, admin},
 	} {
 		for _, who := range slices.Sorted(maps.Keys(signers)) {
 			changed, ignored := effect(t, signers[who], test.setup, test.body)
@@ -231,7 +233,7 @@ func TestLifeOfAPoint(t *testing.T) {
 	}
 	first := s.do(s.machines[0], &Forget{Points: ids, Reason: "old"})
 	s.do(s.machines[0], &Forget{Points: ids, Reason: "again"})
-	if p := s.point(1); p.Forgotten != first || p.ForgetReason != "old" || p.Noted != 0 {
+	if p := s.point(1); p.Forgotten != first || p.ForgottenAt != int64(first)*1e9 || p.ForgetReason != "old" || p.Noted != 0 {
 		t.Fatalf("%+v", p)
 	}
 	if _, ok := st.PurgeableFrom(PointID{1}); ok || !slices.Equal(st.Unnoted(), []uint64{first}) {
@@ -245,7 +247,7 @@ func TestLifeOfAPoint(t *testing.T) {
 	}
 	// It is brought back, and forgotten anew: the old NOTED counts no more.
 	s.do(s.machines[0], &Unforget{Points: ids})
-	if p := s.point(1); p.Forgotten != 0 || p.Noted != 0 {
+	if p := s.point(1); p.Forgotten != 0 || p.ForgottenAt != 0 || p.Noted != 0 {
 		t.Fatalf("%+v", p)
 	}
 	second := s.do(s.machines[0], &Forget{Points: ids})
@@ -276,12 +278,48 @@ func TestLifeOfAPoint(t *testing.T) {
 	if p := s.point(1); !p.Purged || len(p.Point.Sources) != 0 || len(st.Points()) != 0 {
 		t.Fatalf("%+v", p)
 	}
-	if _, err := st.PointByPrefix("01"); !errors.Is(err, ErrNoPoint) {
+	_, err := st.PointByPrefix("01")
+	if !errors.Is(err, ErrNoPoint) || !strings.Contains(err.Error(), "was purged") {
 		t.Fatal(err)
 	}
 	// Its COMMIT stays the machine's last one.
 	if c, ok := st.LastCommit(machineID(0)); !ok || c.Point != (PointID{1}) {
 		t.Fatal(c)
+	}
+	// A start that it shares with one that is there names that one.
+	other := s.pointOf(0, 1)
+	other.ID[1] = 1
+	s.do(s.machines[0], &Commit{Point: other})
+	if p, err := st.PointByPrefix("01"); err != nil || p.Point.ID != other.ID {
+		t.Fatal(p, err)
+	}
+}
+
+// The newest SETTINGS counts, for what was deleted before it too; GENESIS stays
+// what it was.
+func TestSettings(t *testing.T) {
+	s := newStory(t)
+	st, id := s.l.State(), PointID{1}
+	s.do(s.machines[0], &Commit{Point: s.pointOf(0, 1)})
+	forgot := s.do(s.machines[0], &Forget{Points: []PointID{id}})
+	noted := s.do(s.admin, &Noted{Forgets: []uint64{forgot}})
+	for _, step := range []struct {
+		signer    ed25519.PrivateKey
+		set, want int
+	}{
+		{nil, 0, 14}, {s.admin, 30, 30}, {s.machines[0], 60, 30}, {s.stranger, 60, 30}, {s.admin, 180, 180}, {s.admin, 14, 14},
+	} {
+		if step.signer != nil {
+			s.do(step.signer, &Settings{SoftDeleteDays: step.set})
+		}
+		want := time.Unix(int64(noted), 0).Add(time.Duration(step.want) * 24 * time.Hour)
+		if at, ok := st.PurgeableFrom(id); !ok || !at.Equal(want) || st.SoftDeleteDays() != step.want {
+			t.Errorf("after %d: %d days, %v, want %v", step.set, st.SoftDeleteDays(), at, want)
+		}
+	}
+	s.do(s.admin, &Settings{SoftDeleteDays: 40})
+	if g, _ := st.Genesis(); g.SoftDeleteDays != 14 {
+		t.Error("the genesis changed")
 	}
 }
 
@@ -373,7 +411,7 @@ func TestRunsAndPacks(t *testing.T) {
 		t.Error("gone or not")
 	}
 	pending := st.PendingRuns()
-	if len(pending) != 4 || pending[0] != (Retired{ID: run(1), Seq: merged, Time: int64(merged) * 1e9}) {
+	if len(pending) != 4 || pending[0] != (Retired{ID: run(1), Seq: merged, Time: st.Time()}) { // not its machine's own time
 		t.Errorf("%v", pending)
 	}
 	s.do(s.admin, &Swept{Runs: []ID{run(1), run(4), run(6)}})

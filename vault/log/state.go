@@ -28,9 +28,12 @@ type State struct {
 	mu sync.RWMutex
 
 	head     Head
+	time     int64 // the latest of any entry
+	used     uint64
 	genesis  Genesis
 	created  int64
 	slots    []Slot
+	softDays int // the soft-delete period in days
 	machines map[MachineID]*MachineInfo
 	owner    MachineID
 	owned    bool
@@ -86,6 +89,7 @@ type PointInfo struct {
 	HoldReason string
 
 	Forgotten    uint64 // the FORGET entry in effect, 0 for none
+	ForgottenAt  int64  // time of that entry, ns since 1970
 	ForgetReason string
 	// Noted is when an admin noted that entry, ns since 1970, and 0 before: the
 	// soft-delete period runs from then.
@@ -145,8 +149,26 @@ func (s *State) Head() Head {
 	return s.head
 }
 
-// Genesis is entry 0, and its time in ns since 1970. Its slots are those that
-// the vault began with: see Slots.
+// Time is the latest time of all entries that were replayed, by their writers'
+// clocks, ns since 1970.
+func (s *State) Time() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.time
+}
+
+// Used is the number of the newest entry that may have named something as needed,
+// added or taken away runs, or changed what the log says of packs. As long as it
+// stays the same, so does what a mark finds to be dead.
+func (s *State) Used() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.used
+}
+
+// Genesis is entry 0, and its time in ns since 1970. Its slots and its
+// soft-delete period are those that the vault began with: see Slots and
+// SoftDeleteDays.
 func (s *State) Genesis() (Genesis, int64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -232,16 +254,26 @@ func (s *State) Point(id PointID) (PointInfo, bool) {
 }
 
 // PointByPrefix finds the point, not purged, whose ID begins with these hex
-// digits; where there is none or more than one, the error wraps ErrNoPoint.
+// digits; where there is none or more than one, the error wraps ErrNoPoint. It
+// says so where the only ones were purged.
 func (s *State) PointByPrefix(prefix string) (PointInfo, error) {
 	lower := strings.ToLower(prefix)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var found *PointInfo
+	if id, err := ParsePointID(lower); err == nil { // a whole one
+		if p := s.byID[id]; p != nil && !p.Purged {
+			return *p, nil
+		}
+	}
+	var found, purged *PointInfo
 	var digits [32]byte
 	for _, p := range s.points {
 		hex.Encode(digits[:], p.Point.ID[:])
-		if p.Purged || lower == "" || !bytes.HasPrefix(digits[:], []byte(lower)) {
+		if lower == "" || !bytes.HasPrefix(digits[:], []byte(lower)) {
+			continue
+		}
+		if p.Purged {
+			purged = p
 			continue
 		}
 		if found != nil {
@@ -249,6 +281,9 @@ func (s *State) PointByPrefix(prefix string) (PointInfo, error) {
 				ErrNoPoint, prefix, found.Point.ID, p.Point.ID)
 		}
 		found = p
+	}
+	if found == nil && purged != nil {
+		return PointInfo{}, fmt.Errorf("%w any more: %s was purged", ErrNoPoint, purged.Point.ID)
 	}
 	if found == nil {
 		return PointInfo{}, fmt.Errorf("%w: %q", ErrNoPoint, prefix)
@@ -330,8 +365,17 @@ func (s *State) Unnoted() []uint64 {
 	return seqs
 }
 
+// SoftDeleteDays is the vault's soft-delete period, in days: for how long a point
+// can be brought back for certain after an admin noted its FORGET.
+func (s *State) SoftDeleteDays() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.softDays
+}
+
 // PurgeableFrom is when the soft-delete period of a point ends; false while it
 // is not running: the point is purged, held, not forgotten, or nobody noted it.
+// A change of the period (SETTINGS) moves it.
 func (s *State) PurgeableFrom(id PointID) (time.Time, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -339,7 +383,7 @@ func (s *State) PurgeableFrom(id PointID) (time.Time, bool) {
 	if p == nil || p.Purged || p.Held || p.Noted == 0 {
 		return time.Time{}, false
 	}
-	return time.Unix(0, p.Noted).Add(time.Duration(s.genesis.SoftDeleteDays) * 24 * time.Hour), true
+	return time.Unix(0, p.Noted).Add(time.Duration(s.softDays) * 24 * time.Hour), true
 }
 
 // Runs are the live index runs, in the order in which they were added.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
 )
@@ -60,13 +61,13 @@ func (b *Backend) other(ctx context.Context, name, want string) (string, error) 
 // spoil is seq, sorted by name, cut or as it was in the past.
 func (b *Backend) spoil(seq iter.Seq2[backend.Info, error], prefix string, a Action) iter.Seq2[backend.Info, error] {
 	return func(yield func(backend.Info, error) bool) {
-		objects := map[string]int64{}
+		objects, modified := map[string]int64{}, map[string]time.Time{}
 		for info, err := range seq {
 			if err != nil {
 				yield(info, err)
 				return
 			}
-			objects[info.Name] = info.Size
+			objects[info.Name], modified[info.Name] = info.Size, info.Modified
 		}
 		if a.kind == staleList {
 			b.rewind(objects, prefix, int(a.n))
@@ -76,7 +77,7 @@ func (b *Backend) spoil(seq iter.Seq2[backend.Info, error], prefix string, a Act
 			names = names[:min(a.n, int64(len(names)))]
 		}
 		for _, name := range names {
-			if !yield(backend.Info{Name: name, Size: objects[name]}, nil) {
+			if !yield(backend.Info{Name: name, Size: objects[name], Modified: modified[name]}, nil) {
 				return
 			}
 		}

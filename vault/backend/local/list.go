@@ -107,7 +107,7 @@ func (l *lister) entry(name string, e fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	if !l.yield(backend.Info{Name: name, Size: info.Size()}, nil) {
+	if !l.yield(backend.Info{Name: name, Size: info.Size(), Modified: info.ModTime()}, nil) {
 		return errStopped
 	}
 	return nil

@@ -18,18 +18,26 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
 )
 
 // Backend holds objects in memory. Make one with New.
 type Backend struct {
-	mu      sync.RWMutex
-	objects map[string][]byte
+	// Clock tells when an object was stored; nil: no time is told. It must not be
+	// changed while the backend is used.
+	Clock func() time.Time
+
+	mu       sync.RWMutex
+	objects  map[string][]byte
+	modified map[string]time.Time
 }
 
 // New makes an empty backend.
-func New() *Backend { return &Backend{objects: map[string][]byte{}} }
+func New() *Backend {
+	return &Backend{objects: map[string][]byte{}, modified: map[string]time.Time{}}
+}
 
 // Put creates an object; see backend.Backend.
 func (b *Backend) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
@@ -58,6 +66,9 @@ func (b *Backend) Put(ctx context.Context, name string, body io.ReaderAt, size i
 		return fmt.Errorf("put object %s: %w", name, backend.ErrExists)
 	}
 	b.objects[name] = data
+	if b.Clock != nil {
+		b.modified[name] = b.Clock()
+	}
 	return nil
 }
 
@@ -126,7 +137,7 @@ func (b *Backend) list(prefix string) []backend.Info {
 	var infos []backend.Info
 	for name, data := range b.objects {
 		if strings.HasPrefix(name, prefix) {
-			infos = append(infos, backend.Info{Name: name, Size: int64(len(data))})
+			infos = append(infos, backend.Info{Name: name, Size: int64(len(data)), Modified: b.modified[name]})
 		}
 	}
 	slices.SortFunc(infos, func(x, y backend.Info) int { return strings.Compare(x.Name, y.Name) })
@@ -158,7 +169,11 @@ func check(ctx context.Context, verb, name string) error {
 }
 
 // Clone makes a backend with the same objects, independent from then on.
-func (b *Backend) Clone() *Backend { return &Backend{objects: b.Snapshot()} }
+func (b *Backend) Clone() *Backend {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return &Backend{Clock: b.Clock, objects: maps.Clone(b.objects), modified: maps.Clone(b.modified)}
+}
 
 // Snapshot is the state of b: names and contents, which must not be changed.
 func (b *Backend) Snapshot() map[string][]byte {
