@@ -185,6 +185,7 @@ func (s *scribe) write() {
 		func() log.Body { return &log.Quarantine{Packs: s.ids(3), Reason: "gone"} },
 		func() log.Body { return &log.KeyChange{Added: s.slots(), Removed: s.slotIDs()} },
 		func() log.Body { return &log.Noted{Forgets: []uint64{1, uint64(s.rng.IntN(100))}} },
+		func() log.Body { return &log.Settings{SoftDeleteDays: 30} },
 		func() log.Body {
 			return &log.Genesis{SoftDeleteDays: 20, Admin: log.PublicOf(f.bob.key), Slots: s.slots()}
 		},
@@ -239,7 +240,7 @@ for dir in sys.argv[1:]:
 	add("does not continue", [32]byte{1}, 7, "\x00", "")
 	add("signature", [32]byte{}, 7, "", "\x00")
 	add("unknown type", [32]byte{}, 0, "", "")
-	add("unknown type", [32]byte{}, 17, "", "")
+	add("unknown type", [32]byte{}, 18, "", "")
 	add("bytes follow", [32]byte{}, 7, "\x00\x00", "")
 	add("not allowed", [32]byte{}, 7, "\x01short", "")
 	add("not allowed", [32]byte{}, 7, "\x80\x00", "") // a number that is longer than needed

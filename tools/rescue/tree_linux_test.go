@@ -38,7 +38,7 @@ func newPlain(t *testing.T) *nasty {
 	n := &nasty{t, filepath.Join(t.TempDir(), "source"), rand.New(rand.NewPCG(5, 5))}
 	n.names()
 	n.write("big", n.noise(3<<20))
-	for i := range 500 {
+	for i := range 200 {
 		n.write(fmt.Sprintf("many/%d/%03d", i%9, i), n.noise(i))
 	}
 	return n
