@@ -33,6 +33,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -220,6 +221,9 @@ func (d *Dir) Sweep() error {
 			continue // may be a reader's that runs beside us
 		}
 		os.RemoveAll(filepath.Join(d.SpoolDir(), e.Name()))
+	}
+	if _, err := durable.Sweep(d.path, keepAge); err != nil { // of memos
+		return fmt.Errorf("sweep cache: %w", err)
 	}
 	return nil
 }
