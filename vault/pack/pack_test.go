@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 
@@ -350,5 +351,29 @@ func TestNames(t *testing.T) {
 	}
 	if a, b := must[chunk.ID](t)(NewID(nil)), must[chunk.ID](t)(NewID(nil)); a == b {
 		t.Error("IDs repeat")
+	}
+}
+
+// IDOf takes the names of packs, as Name makes them, and no others.
+func TestIDOf(t *testing.T) {
+	rng := newRand(t)
+	for range 200 {
+		var id chunk.ID
+		for i := range id {
+			id[i] = byte(rng.Uint32())
+		}
+		name := Name(id)
+		if got, ok := IDOf(name); !ok || got != id {
+			t.Fatalf("%s: %v, %v", name, got, ok)
+		}
+		cut := rng.IntN(len(name))
+		for _, other := range []string{
+			name[:cut], name + "0", name[:cut] + "x" + name[cut+1:], strings.ToUpper(name), "packs/" + name, "index/" + id.String(),
+			name[len(Prefix):], "packs/zz/" + id.String(), "packs//" + id.String(), "packs/" + id.String(),
+		} {
+			if _, ok := IDOf(other); ok {
+				t.Errorf("%q is taken for a pack", other)
+			}
+		}
 	}
 }
