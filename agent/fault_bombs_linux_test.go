@@ -155,6 +155,8 @@ func TestFaultHostileBombs(t *testing.T) {
 		{"40 bytes that are 512 MiB", zstdRLE(40, 4096), 40, 1, false},
 		{"8 MiB that are 512 MiB", zstdRLE(chunk.MaxChunk, 4096), chunk.MaxChunk, 1, false},
 		{"8 MiB that are 4 GiB by their frame", zstdRLE(1<<32-1, chunk.MaxChunk>>17), chunk.MaxChunk, 1, false},
+		{"8 MiB of zeros under another ID", zstdRLE(chunk.MaxChunk, chunk.MaxChunk>>17), chunk.MaxChunk, 1, false},
+		{"8 MiB that are less", zstdRLE(chunk.MaxChunk, 1), chunk.MaxChunk, 1, false},
 		{"8 MiB that are nothing", zstdRLE(chunk.MaxChunk, 0), chunk.MaxChunk, 1, false},
 	} {
 		id := lie
