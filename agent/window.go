@@ -100,6 +100,9 @@ func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) er
 			}
 			return nil
 		}
+		if f.failed.Load() != nil {
+			return nil // the rest, which may be terabytes, would be read for nothing
+		}
 		if !x.Hole() {
 			if err := w.add(f, off, x); err != nil {
 				f.fail(err)
