@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -78,6 +79,7 @@ type faultWorld struct {
 	notes       *faultNotes
 	partial     time.Duration
 	clock       func() time.Time // nil for faultClock
+	rand        io.Reader        // nil for the system's
 	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
 	sleep func(context.Context, time.Duration) error
 }
@@ -107,7 +109,7 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep, Rand: w.rand,
 		Secret: func(context.Context) (string, error) { return secret, nil },
 	}
 	if e.Sleep == nil {
