@@ -321,10 +321,7 @@ func (s *Session) setHead() error {
 
 // refresh reads the log up to its head.
 func (s *Session) refresh(ctx context.Context) error {
-	if err := s.vault.Log.Refresh(ctx); err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
-	return nil
+	return s.vault.Refresh(ctx)
 }
 
 func (s *Session) now() time.Time {

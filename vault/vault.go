@@ -165,6 +165,25 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// ErrLogDamaged is for a log that cannot be read to its end. What is behind the damage
+// may be anything, a deletion or a change of keys, so that nothing goes on.
+var ErrLogDamaged = errors.New("the vault's log is damaged")
+
+// Refresh reads the log up to its head.
+func (v *Vault) Refresh(ctx context.Context) error {
+	if err := v.Log.Refresh(ctx); err != nil {
+		return logError(err)
+	}
+	return nil
+}
+
+func logError(err error) error {
+	if errors.Is(err, key.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", ErrLogDamaged, err)
+	}
+	return fmt.Errorf("read log: %w", err)
+}
+
 // Open reads the log of the vault on b with its root key, and checks the config
 // against it. slot, where not nil, is the one that gave the root key.
 func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o Options) (*Vault, error) {
@@ -182,7 +201,7 @@ func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o O
 	}
 	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger}
 	if v.Log, err = log.Open(ctx, b, v.Ring, o.Log); err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
+		return nil, logError(err)
 	}
 	genesis, _ := v.Log.State().Genesis()
 	if genesis.Config != hash {
