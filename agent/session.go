@@ -158,7 +158,7 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 		return err
 	}
 	s.objects = s.cache.Over(s.backend)
-	o := vault.Options{Logger: s.log, Log: log.Options{
+	o := vault.Options{Logger: s.log, Rand: s.env.Rand, Log: log.Options{
 		Cache: log.FileCache(s.cache.LogPath()), Logger: s.log, Now: s.env.Clock, Rand: s.env.Rand,
 	}}
 	var seen bool

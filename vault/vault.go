@@ -29,6 +29,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
@@ -57,6 +58,7 @@ type Vault struct {
 	Log     *log.Log
 
 	logger *slog.Logger
+	random io.Reader // nil: the system's
 }
 
 // ReadConfig reads a vault's config, unauthenticated, and its SHA-256. Without
@@ -157,6 +159,9 @@ func Unlock(ctx context.Context, b backend.Backend, c key.Config, with key.Crede
 type Options struct {
 	Log    log.Options
 	Logger *slog.Logger
+	// Rand gives the IDs of packs and index runs; nil: the system's. It may be read by
+	// several goroutines at a time.
+	Rand io.Reader
 }
 
 // Open reads the log of the vault on b with its root key, and checks the config
@@ -169,7 +174,7 @@ func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o O
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger}
+	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger, random: o.Rand}
 	if v.Log, err = log.Open(ctx, b, v.Ring, o.Log); err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
