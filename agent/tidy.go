@@ -119,6 +119,11 @@ func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
 				return nil, errSuperseded
 			}
 		}
+		// Long after it was stored a prune takes the merged run for a dead job's. The
+		// entry would add nothing then, and the old ones would go all the same.
+		if slices.ContainsFunc(adds, st.RunGone) {
+			return nil, errSuperseded
+		}
 		return &log.Index{Adds: adds, Supersedes: old}, nil
 	})
 	if err != nil {
