@@ -95,6 +95,9 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		if !ok {
 			var err error
 			m, err = x.open(ctx, id, keep)
+			if (errors.Is(err, errMissing) || errors.Is(err, backend.ErrNotFound)) && x.moved(ctx) {
+				return x.refresh(ctx, keep) // it was merged into another, and deleted
+			}
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
 				continue
@@ -111,6 +114,12 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 	x.reading = index.NewSet(nil, reading...)
 	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
 	return nil
+}
+
+// moved reads the log again and tells whether it has grown.
+func (x *Index) moved(ctx context.Context) bool {
+	before := x.v.Log.Head()
+	return x.v.Log.Refresh(ctx) == nil && x.v.Log.Head() != before
 }
 
 // open opens one run, from a copy where that is whole.
@@ -301,8 +310,7 @@ func (x *Index) renew(ctx context.Context) bool {
 		x.skip--
 		return false
 	}
-	before := x.v.Log.Head()
-	if err := x.v.Log.Refresh(ctx); err != nil || x.v.Log.Head() == before && x.at == before {
+	if !x.moved(ctx) && x.at == x.v.Log.Head() {
 		x.pause = min(2*x.pause+1, maxRenewSkip)
 		x.skip = x.pause
 		return false
