@@ -61,13 +61,25 @@ func (p *prune) unsure(err error) error {
 
 func (p *prune) count(ctx context.Context) error {
 	p.at = p.s.vault.Log.Head()
-	if err := p.mark(ctx); err != nil {
-		return p.unsure(err)
+	err := p.mark(ctx)
+	if err == nil {
+		err = p.tally(ctx)
 	}
-	if err := p.tally(ctx); err != nil {
-		return p.unsure(err)
+	switch {
+	case err == nil:
+		return nil
+	case isFinding(err) && p.overtaken(ctx):
+		// A page counts as marked before what it names is: all is marked again.
+		p.live = index.NewLive()
+		return p.recount(ctx)
 	}
-	return nil
+	return p.unsure(err)
+}
+
+// overtaken tells whether the log has grown since it was counted by: what was missed
+// may have been of a point that another prune ended since.
+func (p *prune) overtaken(ctx context.Context) bool {
+	return p.s.refresh(ctx) == nil && p.s.vault.Log.Head() != p.at
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read
