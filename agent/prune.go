@@ -69,7 +69,7 @@ type prune struct {
 	now    time.Time                // by the local clock
 	listed map[string]backend.Info  // packs/ and index/
 	stored time.Time                // the backend's time at that listing, if it tells
-	purged map[log.PointID]struct{} // by this prune, or by a dry run if it did
+	ended  map[log.PointID]struct{} // what a dry run would purge
 
 	index *vault.Index
 	live  *index.Live
@@ -88,7 +88,7 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := &prune{s: s, o: o, now: s.now(), purged: map[log.PointID]struct{}{}, moved: map[chunk.ID]struct{}{}}
+	p := &prune{s: s, o: o, now: s.now(), ended: map[log.PointID]struct{}{}, moved: map[chunk.ID]struct{}{}}
 	err := p.run(ctx)
 	p.res.Duration = s.now().Sub(p.now)
 	return p.res, err
@@ -180,19 +180,20 @@ func (p *prune) purge(ctx context.Context) error {
 	if all := len(st.Points()); 2*len(due) > all && !p.o.Confirm && !p.o.DryRun {
 		return fmt.Errorf("%w: it would end %d of the vault's %d points for good", ErrConfirm, len(due), all)
 	}
+	if p.o.DryRun {
+		for _, id := range due {
+			p.ended[id] = struct{}{}
+		}
+		p.res.Purged = int64(len(due))
+		return nil
+	}
 	for len(due) > 0 {
 		n := min(len(due), maxNamed)
-		if !p.o.DryRun {
-			if err := p.purgeSome(ctx, due[:n]); err != nil {
-				return fmt.Errorf("purge points: %w", err)
-			}
-		}
-		for _, id := range due[:n] {
-			p.purged[id] = struct{}{}
+		if err := p.purgeSome(ctx, due[:n]); err != nil {
+			return fmt.Errorf("purge points: %w", err)
 		}
 		due = due[n:]
 	}
-	p.res.Purged = int64(len(p.purged))
 	return nil
 }
 
@@ -215,8 +216,9 @@ var errNothing = errors.New("nothing to do")
 // purgeSome purges those that are still to be purged when the entry is written:
 // someone may have brought one back, or held it.
 func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
+	var still []log.PointID
 	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-		var still []log.PointID
+		still = nil
 		for _, id := range ids {
 			if from, ok := st.PurgeableFrom(id); ok && !p.now.Before(from) {
 				still = append(still, id)
@@ -229,6 +231,9 @@ func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
 	})
 	if errors.Is(err, errNothing) {
 		return nil
+	}
+	if err == nil {
+		p.res.Purged += int64(len(still))
 	}
 	return err
 }

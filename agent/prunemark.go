@@ -129,7 +129,7 @@ func (p *prune) mark(ctx context.Context) error {
 func (p *prune) roots() (roots []chunk.ID) {
 	st := p.s.vault.Log.State()
 	for _, point := range st.Points() {
-		if _, gone := p.purged[point.Point.ID]; gone {
+		if _, gone := p.ended[point.Point.ID]; gone {
 			continue
 		}
 		for i := range point.Point.Sources {
