@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/agent/source"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -47,6 +48,8 @@ var (
 	ErrNoSources = errors.New("nothing to back up")
 	// ErrAllFailed is returned by a backup in which no source could be read.
 	ErrAllFailed = errors.New("no source could be backed up")
+	// ErrNotExpected is returned by Open where the log lacks Environment.ExpectHead.
+	ErrNotExpected = errors.New("the vault's log does not hold the entry that was expected")
 	// ErrDamaged is returned by Verify where something of the vault is not as it was written.
 	ErrDamaged = errors.New("the vault is damaged")
 )
@@ -78,12 +81,19 @@ type Environment struct {
 	// PartialEvery is how often a long job makes what it has stored part of the
 	// vault, hidden, so that a lost cache does not lose it; 0: every 30 minutes.
 	PartialEvery time.Duration
+	// Sleep waits, or until ctx is done, whose error it returns. Nil: a timer.
+	Sleep func(ctx context.Context, d time.Duration) error
+	// ExpectHead, where not nil, is an entry that a vault's log must hold to be
+	// opened: what a machine goes by that has not seen the vault before.
+	ExpectHead *log.Head
 	// Wrap decorates the backend, once it is open. Nil: it is used as it is.
 	Wrap func(backend.Backend) backend.Backend
 
 	// weaken replaces what the fence says of a state, for tests that show what a weaker
 	// one loses. Nil everywhere else.
 	weaken func(st *log.State, verdict error) error
+
+	hook source.Hook // for tests: told of each step of reading sources
 }
 
 // partialEvery is how often a long job makes what it has stored part of the vault.
@@ -105,7 +115,8 @@ type Reporter interface {
 // Severity ranks notes.
 type Severity uint8
 
-// The severities. Only warnings and failures make a job "with warnings".
+// The severities. Only warnings and failures about what is backed up make a job
+// "with warnings".
 const (
 	Info    Severity = iota + 1 // worth knowing: a socket was skipped, a file vanished
 	Warning                     // content is missing or doubtful: unreadable, unstable
@@ -165,7 +176,8 @@ type BackupResult struct {
 	BytesStored     int64 // put into the vault
 	Warnings        int64
 	Duration        time.Duration
-	Resumed         bool // took up the work of a job that was killed
+	Resumed         bool     // took up the work of a job that was killed
+	Head            log.Head // of the vault's log, at the end of the job
 }
 
 // PointInfo describes a point.
@@ -237,19 +249,32 @@ type RestoreResult struct {
 // VerifyOptions say how deep to look.
 type VerifyOptions struct {
 	ReadData bool
-	Point    string // only what this point needs
+	// Sample, above 0, is how many percent of the packs' bytes are read: those that no
+	// check of this machine has read, then those read longest ago. It goes with
+	// neither ReadData nor Point.
+	Sample float64
+	Point  string // only what this point needs
+	// Quarantine takes trust from packs that are damaged or missing, so that the next
+	// backups store again what they still have of their content.
+	Quarantine bool
 }
 
 // VerifyResult is what a check found.
 type VerifyResult struct {
-	Objects  int64 // objects looked at
-	Bytes    int64 // bytes read
-	Unnamed  int64 // objects that no log entry names: left by killed jobs
-	Points   int64
-	Damage   []Damage // at most MaxDamageReports
-	Damaged  int64    // damaged, missing or misplaced objects, all counted
-	Hurt     int64    // files of points that damage reaches, all counted
-	Duration time.Duration
+	Objects     int64 // objects looked at
+	Bytes       int64 // bytes read
+	Unnamed     int64 // objects that no log entry names: left by killed jobs
+	Points      int64
+	Damage      []Damage // at most MaxDamageReports
+	Damaged     int64    // damaged, missing or misplaced objects, all counted
+	Harmless    int64    // of these: they were given up before, and nothing needs them
+	DamagedRuns int64    // of these: index runs that are in use
+	Quarantined int64    // packs that this check put into quarantine
+	Hurt        int64    // files of points that damage reaches, all counted
+	HurtPoints  int64    // points that these are of
+	LostBytes   int64    // of these files' content
+	Read        ReadCoverage
+	Duration    time.Duration
 }
 
 // MaxDamageReports bounds the damage that a check keeps in memory to name;
@@ -258,10 +283,11 @@ const MaxDamageReports = 1000
 
 // Damage is one damaged object, or one file of a point that it hurts.
 type Damage struct {
-	Object string // name in the vault, "" for a hurt file
-	Point  string // of a hurt file
-	Path   string
-	Text   string
+	Object     string // name in the vault, "" for a hurt file
+	Point      string // of a hurt file
+	Unfinished bool   // that point is one that a job has not finished yet
+	Path       string
+	Text       string
 }
 
 // Entry is one entry of a point as listings show it.

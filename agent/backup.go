@@ -10,6 +10,7 @@ import (
 	"github.com/tharsis-backup/tharsis/cache/journal"
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -38,18 +39,32 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 		s.note(n)
 	}
 	for try := 0; ; try++ {
+		head := s.vault.Log.Head()
 		res, err := s.attempt(ctx, o, paths)
 		if errors.Is(err, errFenced) && try < maxFenced {
 			s.log.Warn("start over", "reason", err)
+			continue
+		}
+		if s.movedOn(ctx, err, head) && try < maxFenced {
+			s.log.Warn("start over with a newer log", "reason", err)
 			continue
 		}
 		if s.salvages(err) && !o.DryRun {
 			s.log.Warn("start over and salvage", "reason", err)
 			continue
 		}
-		res.Duration = s.now().Sub(begun)
+		res.Duration, res.Head = s.now().Sub(begun), s.vault.Log.Head()
 		return res, err
 	}
+}
+
+// movedOn tells whether what looks like damage may be the work of a prune, of which the
+// log that an attempt began with did not tell yet.
+func (s *Session) movedOn(ctx context.Context, err error, began log.Head) bool {
+	if !errors.Is(err, key.ErrDamaged) || s.salvage || s.refresh(ctx) != nil {
+		return false
+	}
+	return s.vault.Log.Head() != began
 }
 
 // job is one attempt to make a point.
@@ -58,7 +73,9 @@ type job struct {
 	o       BackupOptions
 	started time.Time
 	id      log.PointID
-	sources []*sourceJob
+	// previous is this machine's newest COMMIT as of the start of the job.
+	previous log.Head
+	sources  []*sourceJob
 
 	writer  *vault.Writer
 	index   *vault.Index
@@ -101,8 +118,12 @@ func (s *Session) attempt(ctx context.Context, o BackupOptions, paths []string) 
 		if err := s.enrol(ctx); err != nil {
 			return res, err
 		}
+		if err := s.dailyList(ctx); err != nil {
+			return res, err
+		}
 	}
-	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: s.vault.Log.State().Unusable()}
+	st := s.vault.Log.State()
+	j := &job{s: s, o: o, started: s.now(), lastPart: s.now(), unusable: st.Unusable(), previous: s.lastCommit(st)}
 	if err := s.random(j.id[:]); err != nil {
 		return res, err
 	}

@@ -56,7 +56,7 @@ func (s *Session) Forget(ctx context.Context, names []string, o ForgetOptions) (
 	})
 	// Also where all were deleted before: by a run that was killed before this.
 	if err == nil && s.keys.Admin != nil {
-		err = s.noteForgets(ctx, ed25519.NewKeyFromSeed(s.keys.Admin))
+		err = s.noteForgets(ctx, ed25519.NewKeyFromSeed(s.keys.Admin), false)
 	}
 	return ForgetResult{Points: s.describeAll(changed), Noted: len(s.vault.Log.State().Unnoted()) == 0}, err
 }

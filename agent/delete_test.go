@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
@@ -34,6 +36,7 @@ func TestForgetOwn(t *testing.T) {
 	res, err := l.forget(1, ForgetOptions{Reason: "too old"}, one, two[:8])
 	noErr(t, err)
 	l.lists([]string{three}, []string{one, two})
+	l.seen(1)
 	if len(res.Points) != 2 || res.Noted || !res.Points[1].Deleted || !res.Points[1].PurgeFrom.IsZero() {
 		t.Fatalf("%+v", res)
 	}
@@ -55,6 +58,7 @@ func TestForgetOwn(t *testing.T) {
 	if err != nil || !res.Noted || len(res.Points) != 0 {
 		t.Fatalf("%v %+v", err, res)
 	}
+	l.seen(0)
 	points, err := l.machines[0].Points(t.Context(), PointFilter{Deleted: true})
 	noErr(t, err)
 	for _, p := range points {
@@ -203,7 +207,7 @@ func TestPurgedStaysGone(t *testing.T) {
 
 // Only IDs name points here, and all names are looked at before anything is done.
 func TestPointNames(t *testing.T) {
-	l := newLifeRig(t, 0)
+	l := newLifeRig(t, 1)
 	one, two := l.commit(0), l.commit(0)
 	l.commit(0)
 	before := l.entries()
@@ -223,18 +227,44 @@ func TestPointNames(t *testing.T) {
 			l.fails(before, err, ErrNoPoint, says)
 		}
 	}
+	// A reason that no entry holds is refused before a passphrase is asked for.
 	for _, reason := range []string{"\xff", strings.Repeat("x", log.MaxTextBytes+1)} {
-		if _, err := l.forget(0, ForgetOptions{Reason: reason}, one); err == nil {
-			t.Errorf("a reason of %d bytes was taken", len(reason))
+		if _, err := l.forget(1, ForgetOptions{Reason: reason}, one); err == nil || errors.Is(err, errAsked) {
+			t.Errorf("a reason of %d bytes: %v", len(reason), err)
 		}
-		if _, err := l.machines[0].Hold(t.Context(), []string{one}, reason); err == nil {
-			t.Errorf("a reason of %d bytes was taken", len(reason))
+		if _, err := l.machines[1].Hold(t.Context(), []string{one}, reason); err == nil || errors.Is(err, errAsked) {
+			t.Errorf("a reason of %d bytes: %v", len(reason), err)
 		}
 	}
 	// Named in several ways it is one point.
 	res, err := l.forget(0, ForgetOptions{}, two, one[:5], strings.ToUpper(one), two)
 	if err != nil || len(res.Points) != 2 || res.Points[0].ID.String() != two || res.Points[1].ID.String() != one {
 		t.Errorf("%v %+v", err, res.Points)
+	}
+}
+
+// In a vault that lets one machine write, the others change no point and no period.
+func TestOnlyOwnerChangesPoints(t *testing.T) {
+	l := newLifeRig(t, 1)
+	one := l.commit(1)
+	l.commit(1)
+	ctx, s := t.Context(), l.machines[1]
+	s.vault.Config.Mode, s.vault.Config.Owner = key.ModeOwner, [16]byte(l.machines[0].machine.ID)
+	for name, run := range map[string]func() error{
+		"forget":      func() error { _, err := s.Forget(ctx, []string{one}, ForgetOptions{}); return err },
+		"undelete":    func() error { _, err := s.Undelete(ctx, []string{one}); return err },
+		"hold":        func() error { _, err := s.Hold(ctx, []string{one}, "x"); return err },
+		"unhold":      func() error { _, err := s.Unhold(ctx, []string{one}); return err },
+		"soft-delete": func() error { _, err := s.SetSoftDelete(ctx, 30); return err },
+	} {
+		before := l.entries()
+		if err := run(); !errors.Is(err, vault.ErrNotOwner) || l.entries() != before {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.vault.Config.Owner = [16]byte(s.machine.ID)
+	if _, err := s.Forget(ctx, []string{one}, ForgetOptions{}); err != nil {
+		t.Errorf("the owner: %v", err)
 	}
 }
 
@@ -260,6 +290,7 @@ func TestManyPoints(t *testing.T) {
 		t.Fatalf("%v, %d points", err, len(back))
 	}
 	l.lists(ids, nil)
+	l.seen(1)
 	points, reason := make([]log.PointID, entryPoints), strings.Repeat("x", log.MaxTextBytes)
 	for _, body := range []log.Body{
 		&log.Forget{Points: points, Reason: reason}, &log.Unforget{Points: points}, &log.Hold{Points: points, Reason: reason},

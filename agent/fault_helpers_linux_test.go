@@ -77,6 +77,8 @@ type faultWorld struct {
 	notes       *faultNotes
 	partial     time.Duration
 	clock       func() time.Time // nil for faultClock
+	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
+	sleep func(context.Context, time.Duration) error
 }
 
 // faultClock ticks a millisecond each time it is asked, from a time that lies
@@ -104,13 +106,25 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep,
 		Secret: func(context.Context) (string, error) { return secret, nil },
+	}
+	if e.Sleep == nil {
+		e.Sleep = faultSleep
 	}
 	if w.notes != nil {
 		e.Report = w.notes
 	}
 	return e
+}
+
+func faultSleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(min(d, 10*time.Millisecond)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // faultNotes collects what a job reports.
@@ -218,10 +232,13 @@ func (w *faultWorld) restore(ctx context.Context, point, target string) (res Res
 	return res, err
 }
 
+// points are all points, the deleted ones among them, oldest first.
 func (w *faultWorld) points(ctx context.Context) (out []PointInfo, err error) {
 	err = w.session(ctx, false, func(s *Session) (err error) {
-		out, err = s.Points(ctx, PointFilter{})
-		return err
+		for _, p := range s.vault.Log.State().Points() {
+			out = append(out, describe(s.vault.Log.State(), p))
+		}
+		return nil
 	})
 	return out, err
 }
@@ -508,13 +525,22 @@ func faultImage(t testing.TB, w *faultWorld, to *faultWorld) {
 	if err := faultCopy(w.vault, to.vault, true); err != nil {
 		t.Fatal(err)
 	}
-	// The home names the vault by its place.
-	file := filepath.Join(to.home, "vault.json")
-	if b, err := os.ReadFile(file); err == nil {
-		if err := os.WriteFile(file, bytes.ReplaceAll(b, []byte(w.vault), []byte(to.vault)), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := retarget(to.home, w.vault, to.vault); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// retarget makes a home, which names its vault by the place, use another one.
+func retarget(home, from, to string) error {
+	file := filepath.Join(home, "vault.json")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, bytes.ReplaceAll(b, []byte(from), []byte(to)), 0o600)
 }
 
 // faultCopy copies a folder. Files that go away meanwhile are left out.

@@ -102,7 +102,7 @@ func (h *hostileVault) plant(ctx context.Context, path string, pages ...[]byte) 
 		if err != nil {
 			return err
 		}
-		p := log.Point{Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(), Started: s.now().UnixNano(), Runs: []chunk.ID{run}}
+		p := log.Point{Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(s.vault.Log.State()), Started: s.now().UnixNano(), Runs: []chunk.ID{run}}
 		if err := s.random(p.ID[:]); err != nil {
 			return err
 		}

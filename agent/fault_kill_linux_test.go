@@ -26,14 +26,16 @@ type faultScript struct {
 	acked   []int // state of each point that a backup told of
 	pass    []string
 	keys    bool  // keys are what the test is about now
+	life    bool  // deletion is what the test is about now
 	resumed bool  // the last job took up another's work
 	wrong   error // a command said that all was well, and it was not
+	named   int64 // what a restore could not restore, and named
 	mayWarn bool  // the next backup may have warnings
 }
 
 // fork is the script with a copy of its world, as it lies on the disk.
 func (s *faultScript) fork(name string) *faultScript {
-	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys}
+	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys, life: s.life}
 	faultImage(s.r.t, s.w, f.w)
 	return f
 }
@@ -105,6 +107,8 @@ func faultCommands() []faultCommand {
 		resuming,
 		parts,
 		merging,
+		{name: "forget", run: func(ctx context.Context, s *faultScript) error { return s.w.forgets(ctx) }},
+		{name: "undelete", run: func(ctx context.Context, s *faultScript) error { return s.w.undeletes(ctx) }},
 		{name: "key change", run: func(ctx context.Context, s *faultScript) error {
 			s.pass = []string{faultPass, faultNewPass}
 			err := s.w.changePassphrase(ctx, faultPass, faultNewPass)
@@ -116,7 +120,8 @@ func faultCommands() []faultCommand {
 		{name: "restore", run: func(ctx context.Context, s *faultScript) error {
 			target := filepath.Join(filepath.Dir(s.w.home), "restored")
 			res, err := s.w.restore(ctx, "latest", target)
-			if err == nil && res.Failed == 0 {
+			s.named = res.Failed + res.Notes
+			if err == nil && s.named == 0 {
 				s.wrong = faultSame(s.r.want[s.acked[len(s.acked)-1]], filepath.Join(target, s.r.src))
 			}
 			return err
@@ -174,6 +179,9 @@ func (s *faultScript) recovers(ctx context.Context) error {
 		if err := w.restoresTo(ctx, s.r.t, p.ID.String(), s.r.src, s.r.want[states[i]]); err != nil {
 			return fmt.Errorf("point %d of %d: %w", i, len(points), err)
 		}
+	}
+	if s.life {
+		return w.life(ctx)
 	}
 	if !s.keys {
 		return nil
@@ -285,8 +293,8 @@ func (m *faultMoments) moment(what string) error {
 	return m.at(n, what)
 }
 
-// watch puts the moments into a world, for as long as the test runs. Nothing else
-// in the process may use durable's hook meanwhile.
+// watch puts the moments into a world, above what it has, for as long as the test
+// runs. Nothing else in the process may use durable's hook meanwhile.
 func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 	dir := filepath.Dir(w.home) + string(filepath.Separator)
 	restore := durable.SetHook(func(s durable.Step) error {
@@ -295,7 +303,11 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 		}
 		return m.moment(s.String())
 	})
+	below := w.wrap
 	w.wrap = func(b backend.Backend) backend.Backend {
+		if below != nil {
+			b = below(b)
+		}
 		m.backend = fault.New(b, func(op fault.Op) fault.Action {
 			if err := m.moment(op.String()); err != nil {
 				return fault.Fail(err)
@@ -306,7 +318,7 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 	}
 	return func() {
 		restore()
-		w.wrap = nil
+		w.wrap = below
 	}
 }
 
@@ -326,6 +338,7 @@ func faultEach(t *testing.T, fn func(ctx context.Context, c faultCommand, before
 			}
 		}
 		s.keys = c.name == "init" || c.name == "key change"
+		s.life = c.name == "forget" || c.name == "undelete"
 		count := s.fork("count")
 		m := &faultMoments{}
 		stop := m.watch(count.w)

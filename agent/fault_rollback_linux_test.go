@@ -16,7 +16,7 @@ import (
 )
 
 // faultFiles are the contents of all files below a folder.
-func faultFiles(t *testing.T, dir string) map[string][]byte {
+func faultFiles(t testing.TB, dir string) map[string][]byte {
 	t.Helper()
 	m := map[string][]byte{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -234,7 +234,7 @@ var spoils = []struct {
 	}},
 }
 
-func faultWrite(t *testing.T, path string, data []byte) {
+func faultWrite(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)

@@ -34,6 +34,9 @@ type InitOptions struct {
 type InitResult struct {
 	URL     string
 	VaultID string // 32 hex digits
+	// Owned: the place replaces objects that exist, so that this machine alone may
+	// write to the vault.
+	Owned bool
 }
 
 // CheckInit tells whether a vault could be made at url. It writes nothing.
@@ -78,8 +81,12 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 	if env.Wrap != nil {
 		b = env.Wrap(b)
 	}
+	self, err := h.Machine(env.Rand, env.hardware())
+	if err != nil {
+		return InitResult{}, err
+	}
 	id, sec, err := vault.Create(ctx, b, vault.CreateOptions{
-		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, SoftDeleteDays: o.SoftDeleteDays, Clock: env.Clock, Rand: env.Rand,
+		Passphrase: with, Recovery: o.Recovery, KDF: o.KDF, SoftDeleteDays: o.SoftDeleteDays, Owner: self.ID, Clock: env.Clock, Rand: env.Rand,
 	})
 	if errors.Is(err, vault.ErrExists) {
 		if !o.AdoptExisting {
@@ -95,8 +102,12 @@ func Init(ctx context.Context, env Environment, h *home.Home, o InitOptions) (In
 			env.Log.Warn("make the reserve", "err", err)
 		}
 	}
-	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id)}
-	return res, rememberNew(ctx, b, h, place.String(), id, sec)
+	v, err := vault.Open(ctx, b, sec.Root, nil, vault.Options{})
+	if err != nil {
+		return InitResult{}, err
+	}
+	res := InitResult{URL: place.String(), VaultID: fmt.Sprintf("%x", id), Owned: v.Config.Mode == key.ModeOwner}
+	return res, rememberNew(h, place.String(), v, sec)
 }
 
 // adopt opens a vault that is there with the passphrase.
@@ -114,14 +125,11 @@ func adopt(ctx context.Context, b backend.Backend, passphrase string) (id key.Va
 
 // rememberNew stores a new vault's keys in a home that has no vault. Its URL
 // goes last: it is what later commands go by.
-func rememberNew(ctx context.Context, b backend.Backend, h *home.Home, url string, id key.VaultID, sec key.Secrets) error {
+func rememberNew(h *home.Home, url string, v *vault.Vault, sec key.Secrets) error {
 	if _, has, err := h.Vault(); has || err != nil {
 		return err
 	}
-	v, err := vault.Open(ctx, b, sec.Root, nil, vault.Options{})
-	if err != nil {
-		return err
-	}
+	id := v.Config.Vault
 	if err := h.SetKeys(id, home.Keys{Root: sec.Root, Admin: sec.AdminSeed[:]}); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type walk struct {
 func (j *job) backupSource(ctx context.Context, src *sourceJob) (err error) {
 	tree, err := source.Open(src.path, source.Options{
 		Excludes: j.o.Excludes, ExcludeFiles: j.o.ExcludeFiles, CrossMounts: j.o.CrossMounts,
-		AlwaysExclude: j.s.private, Log: j.s.log,
+		AlwaysExclude: j.s.private, Log: j.s.log, Hook: j.s.env.hook,
 	})
 	if err != nil {
 		if errors.Is(err, errors.ErrUnsupported) {

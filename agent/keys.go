@@ -89,6 +89,9 @@ func (s *Session) changeKeys(ctx context.Context, c KeyChange, remove func(vault
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayWrite(s.vault.Log.State()); err != nil {
+		return nil, err
+	}
 	sec, used, err := s.authorize(ctx, c.Current)
 	if err != nil {
 		return nil, err

@@ -137,18 +137,19 @@ func (l *largeRead) read() error {
 	}
 	for l.off < l.size {
 		start, end, err := l.f.NextData(l.off)
-		if errors.Is(err, io.EOF) {
-			start, end, err = l.size, l.size, nil
-		}
-		if err != nil {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			return &readError{err}
 		}
-		end = min(end, l.size)
-		if start = min(start, l.size); start > l.off {
+		start, end = min(start, l.size), min(end, l.size)
+		if start > l.off {
 			if err := l.hole(uint64(start - l.off)); err != nil {
 				return err
 			}
 			l.off = start
+		}
+		if last {
+			return nil // at its end, which may have come nearer: then it is not stable
 		}
 		if end <= start {
 			continue

@@ -81,7 +81,7 @@ func (l *lifeRig) commitOf(s *Session, sources ...lifeSource) string {
 		sources = []lifeSource{{"/src", log.StatusComplete}}
 	}
 	p := log.Point{
-		Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(), Host: s.host, Agent: Version,
+		Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(s.vault.Log.State()), Host: s.host, Agent: Version,
 		Started: l.now.UnixNano(), Ended: l.now.UnixNano(),
 	}
 	noErr(l.t, s.random(p.ID[:]))
@@ -163,6 +163,17 @@ func (l *lifeRig) lists(there, deleted []string) {
 		if got := l.listed(i, true); !slices.Equal(got, deleted) {
 			l.t.Fatalf("machine %d lists as deleted %v, want %v", i, got, deleted)
 		}
+	}
+}
+
+// seen checks that the home of a machine knows the log's head: what was written last
+// cannot be taken back without its notice.
+func (l *lifeRig) seen(machine int) {
+	l.t.Helper()
+	s := l.machines[machine]
+	head, ok, err := s.home.Head(s.vault.Config.Vault)
+	if err != nil || !ok || head.Head != s.vault.Log.Head() {
+		l.t.Fatalf("the home knows %v, the log's head is %v: %v", head.Head, s.vault.Log.Head(), err)
 	}
 }
 

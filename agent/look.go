@@ -23,7 +23,7 @@ type view struct {
 
 func (s *Session) view(ctx context.Context) (*view, error) {
 	o := s.indexOptions(false)
-	o.Tolerant = true // what is left can be shown and restored
+	o.Tolerant, o.Fallback = true, s.madeAnew // what is left can be shown and restored
 	x, err := s.vault.OpenIndex(ctx, o)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -18,8 +19,14 @@ var maxEntryForgets = entryForgets
 
 // noteForgets appends that an admin has seen all FORGETs there are, which starts
 // the soft-delete period of what they deleted. So a machine that lost its keys to
-// somebody cannot have points purged before an admin had the chance to see it.
-func (s *Session) noteForgets(ctx context.Context, admin ed25519.PrivateKey) error {
+// somebody cannot have points purged before an admin had the chance to see it. A
+// clock behind the log's starts none, unless the caller is sure of it.
+func (s *Session) noteForgets(ctx context.Context, admin ed25519.PrivateKey, sure bool) error {
+	if last := time.Unix(0, s.vault.Log.State().Time()); !sure && s.now().Before(last.Add(-maxSkew)) {
+		// A period that began in the past would end early.
+		s.note(Note{Info, "", "this machine's clock is behind the vault's log: the periods of newly deleted points do not begin yet"})
+		return nil
+	}
 	for {
 		_, err := s.vault.Log.Append(ctx, admin, func(st *log.State) (log.Body, error) {
 			seqs := st.Unnoted()

@@ -21,6 +21,9 @@ type editor struct {
 	root string
 	log  []string // what it did, for failures
 	past []string // contents that were written, to have some again
+	// inodes says that the file system's inode numbers can be relied on: without
+	// them some edits cannot be noticed.
+	inodes bool
 }
 
 // maxTree is the number of entries from which on the editor rather deletes.
@@ -111,6 +114,7 @@ func (e *editor) edit(n int) {
 			e.create, e.create, e.create, e.mkdir, e.append, e.truncate, e.rewrite, e.patch, e.move, e.move, e.copyFile,
 			e.remove, e.chmod, e.chown, e.xattr, e.hardLink, e.symlink, e.retarget, e.changeType, e.sparse, e.special, e.touch,
 		}
+		ops = append(ops, e.tricks()...)
 		if len(e.list(anyEntry)) > maxTree {
 			ops = []func() string{e.remove, e.removeDir}
 		}

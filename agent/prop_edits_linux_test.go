@@ -4,12 +4,16 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/tharsis-backup/tharsis/agent/source"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 )
@@ -73,6 +77,91 @@ func (r *rig) sameAsFullScan(point string, e *editor) {
 		}
 	}
 	r.t.Fatalf("the point differs from a full scan; edits:\n%s", e.did())
+}
+
+// TestLongEdits is the same over many more edits: with clocks of the machine that
+// run ahead, behind and backwards, on a file system whose own clock ticks once a
+// second, and every other time with troubles between the jobs.
+func TestLongEdits(t *testing.T) {
+	coarse := coarseDisk(t)
+	newLongRun(t, "edits", 400, 100_000).run(func(t *testing.T, rng *rand.Rand) int {
+		r := newRig(t)
+		troubled, ticking := rng.IntN(2) == 0, rng.IntN(3) == 0 && coarse != ""
+		if ticking {
+			r.src = filepath.Join(coarse, filepath.Base(filepath.Dir(r.dir)), "src")
+			noErr(t, os.MkdirAll(r.src, 0o755))
+			t.Cleanup(func() { removeAll(filepath.Dir(r.src)) })
+		}
+		if rng.IntN(3) == 0 {
+			r.env.PartialEvery = time.Nanosecond
+		}
+		e := &editor{t: t, rng: rng, root: r.src, inodes: reliableInodes(t, r.src)}
+		e.edit(40)
+		var last BackupResult
+		for range 8 {
+			r.setClock(rng, ticking)
+			for troubled && rng.IntN(3) == 0 {
+				r.killed(rng)
+				r.trouble(rng)
+				e.edit(rng.IntN(6))
+			}
+			last = r.accepted()
+			r.sameAsFullScan(last.Point, e)
+			e.edit(1 + rng.IntN(25))
+		}
+		last = r.accepted()
+		r.restored(last.Point)
+		r.sameAsFullScan(last.Point, e)
+		return len(e.log)
+	})
+}
+
+// setClock lets the machine's clock run ahead of the file system's, so that nothing
+// is racy; or with it, or far behind it, as after it was set back, so that all is.
+// Where the file system ticks slowly it never runs ahead: an edit within the tick of
+// the job that read the file before leaves no trace but that the job counts as racy.
+func (r *rig) setClock(rng *rand.Rand, ticking bool) {
+	ahead := []time.Duration{0, -time.Hour, -time.Duration(rng.Int64N(int64(5 * time.Second))), 10 * time.Second, time.Hour}
+	n := len(ahead)
+	if ticking {
+		n = 3
+	}
+	r.ahead.Store(int64(ahead[rng.IntN(n)]))
+}
+
+// reliableInodes tells whether the walk goes by the inode numbers of a folder's file
+// system.
+func reliableInodes(t *testing.T, dir string) bool {
+	tree, err := source.Open(dir, source.Options{})
+	noErr(t, err)
+	defer tree.Close()
+	it, err := tree.Next(t.Context())
+	noErr(t, err)
+	return it.Entry.Inode != 0
+}
+
+// coarseDisk mounts a file system whose times are whole seconds, or gives "" where
+// there can be none.
+func coarseDisk(t *testing.T) string {
+	dir := t.TempDir()
+	image, at := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
+	noErr(t, os.WriteFile(image, nil, 0o600))
+	noErr(t, os.Truncate(image, 512<<20))
+	noErr(t, os.Mkdir(at, 0o755))
+	// Inodes of 128 bytes have no room for anything finer.
+	out, err := exec.Command("/sbin/mkfs.ext4", "-q", "-F", "-I", "128", image).CombinedOutput()
+	if err == nil {
+		out, err = exec.Command("mount", "-o", "loop", image, at).CombinedOutput()
+	}
+	if err != nil {
+		if os.Getenv("THARSIS_CI") != "" && os.Geteuid() == 0 {
+			t.Fatalf("mount a file system of whole seconds: %v: %s", err, out)
+		}
+		t.Logf("without a file system of whole seconds: %v", err)
+		return ""
+	}
+	t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+	return at
 }
 
 // The same while jobs are killed at any operation or cancelled, the journal is

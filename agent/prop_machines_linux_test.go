@@ -101,7 +101,7 @@ func TestClonedHomeIsNoticed(t *testing.T) {
 	e.edit(10)
 	r.accepted()
 	res := clone.backup(BackupOptions{})
-	if !clone.notes.has(Info, "", "copy of another machine's") {
+	if !clone.notes.has(Warning, "", "taken for a copy") {
 		t.Errorf("not noticed: %s", clone.notes)
 	}
 	if clone.machineID() == r.machineID() {
@@ -112,7 +112,7 @@ func TestClonedHomeIsNoticed(t *testing.T) {
 	e.edit(10)
 	for _, p := range []*rig{r, clone, r, clone} {
 		res := p.accepted()
-		if p.notes.has(Info, "", "copy") || p.notes.has(Info, "", "older") {
+		if p.notes.has(Warning, "", "copy") || p.notes.has(Info, "", "older") {
 			t.Errorf("noticed again: %s", p.notes)
 		}
 		p.isFullScan(res.Point)

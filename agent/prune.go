@@ -5,14 +5,16 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
-	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // ErrConfirm is returned by Prune where it would do what may be a mistake, and
@@ -68,15 +70,21 @@ type prune struct {
 
 	now    time.Time                // by the local clock
 	listed map[string]backend.Info  // packs/ and index/
+	named  map[chunk.ID]bool        // packs of superseded runs; nil: not known
 	stored time.Time                // the backend's time at that listing, if it tells
-	ended  map[log.PointID]struct{} // what a dry run would purge
+	ended  map[log.PointID]struct{} // points that the plan takes for purged
 
 	index *vault.Index
 	live  *index.Live
 	pages *vault.Pages
-	at    log.Head // the log that marking and counting are about
+	at    uint64 // State.Used of the log that marking and counting are about
+	lost  int    // packs that it distrusts
 	use   map[chunk.ID]*packUse
-	moved map[chunk.ID]struct{} // packs whose rest this prune wrote anew
+
+	known   map[chunk.ID]struct{} // packs that the index had when the prune began
+	moved   map[chunk.ID]struct{} // packs whose rest this prune wrote anew
+	written map[chunk.ID]struct{} // where to; read back
+	proven  map[chunk.ID]struct{} // packs of which other packs have all that is needed, as was read
 }
 
 // Prune ends the points whose soft-delete period is over, announces the packs that
@@ -88,7 +96,7 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := &prune{s: s, o: o, now: s.now(), ended: map[log.PointID]struct{}{}, moved: map[chunk.ID]struct{}{}}
+	p := &prune{s: s, o: o, now: s.now(), moved: map[chunk.ID]struct{}{}, written: map[chunk.ID]struct{}{}, proven: map[chunk.ID]struct{}{}}
 	err := p.run(ctx)
 	p.res.Duration = s.now().Sub(p.now)
 	return p.res, err
@@ -96,28 +104,63 @@ func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error
 
 func (p *prune) run(ctx context.Context) error {
 	s := p.s
-	if s.vault.Config.Mode == key.ModeOwner && s.owner() != s.machine.ID {
-		return errOwned
+	if p.o.DryRun {
+		return p.dryRun(ctx)
 	}
-	if err := s.refresh(ctx); err != nil {
+	if err := s.withRoom(ctx, s.beginWriting); err != nil {
 		return err
 	}
-	if !p.o.DryRun {
-		var err error
-		if p.admin, err = s.admin(ctx, "prune"); err != nil {
-			return err
-		}
-		if err := s.withRoom(ctx, p.checkClock); err != nil {
-			return err
-		}
-		defer s.restock()
+	var err error
+	if p.admin, err = s.admin(ctx, "prune"); err != nil {
+		return err
+	}
+	defer s.restock()
+	// What an earlier prune said is deleted needs neither a clock nor room.
+	if err := errors.Join(p.list(ctx), p.delete(ctx)); err != nil {
+		return err
 	}
 	for _, step := range []func(context.Context) error{
-		p.note, p.purge, p.list, p.survey, p.repack, p.condemn, p.sweep, p.clean,
+		p.checkClock, p.note, p.superseded, p.survey, p.sweep, p.plan, p.guard, p.purge, p.repack, p.condemn, p.clean,
 	} {
 		if err := s.withRoom(ctx, step); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// dryRun counts what a prune would do. What it would write anew is not written, so
+// what that frees is not among what it would condemn.
+func (p *prune) dryRun(ctx context.Context) error {
+	if err := p.s.refresh(ctx); err != nil {
+		return err
+	}
+	p.stored = p.now // the store is not asked, since that writes to it
+	if err := errors.Join(p.list(ctx), p.superseded(ctx), p.survey(ctx)); err != nil {
+		return err
+	}
+	due, runs := p.due()
+	left := p.leftovers()
+	if err := p.plan(ctx); err != nil {
+		return err
+	}
+	p.res.Purged = int64(len(p.ended))
+	for id := range p.candidates() {
+		p.res.Repacked++
+		p.res.RepackedBytes += int64(p.use[id].length)
+	}
+	packs, _ := p.doomed()
+	p.res.Condemned, p.res.CondemnedBytes = int64(len(packs)), p.bytesOf(packs)
+	p.totals()
+	for _, id := range due {
+		left = append(left, pack.Name(id))
+	}
+	for _, id := range runs {
+		left = append(left, index.Name(id))
+	}
+	p.res.Swept = int64(len(left))
+	for _, name := range left {
+		p.res.FreedBytes += p.listed[name].Size
 	}
 	return nil
 }
@@ -130,14 +173,14 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 		if body == nil {
 			return nil
 		}
-		at, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-			if st.Head() != p.at {
+		_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
+			if st.Used() != p.at {
 				return nil, errMoved
 			}
 			return body, nil
 		})
 		if errors.Is(err, errMoved) && try < maxMoved {
-			if err := p.recount(ctx); err != nil {
+			if err := p.catchUp(ctx); err != nil {
 				return err
 			}
 			continue
@@ -145,48 +188,54 @@ func (p *prune) append(ctx context.Context, build func() log.Body) error {
 		if err != nil {
 			return err
 		}
-		p.at = at
+		st := p.s.vault.Log.State()
+		p.at, p.lost = st.Used(), st.Unusable()
 		return nil
 	}
 }
 
-// note tells the log that an admin has seen the FORGETs: their period runs from now.
+// note starts the soft-delete periods of what was deleted since.
 func (p *prune) note(ctx context.Context) error {
-	st := p.s.vault.Log.State()
-	if p.o.DryRun || len(st.Unnoted()) == 0 {
+	return p.s.noteForgets(ctx, p.admin, p.o.Confirm)
+}
+
+// plan counts as if the points whose soft-delete period is over were purged.
+func (p *prune) plan(ctx context.Context) error {
+	p.ended = map[log.PointID]struct{}{}
+	for _, id := range p.purgeable(p.s.vault.Log.State()) {
+		p.ended[id] = struct{}{}
+	}
+	if len(p.ended) == 0 {
 		return nil
 	}
-	if last := time.Unix(0, st.Time()); p.now.Before(last.Add(-maxSkew)) {
-		// A period that begins in the past would end early.
-		p.s.note(Note{Info, "", "this machine's clock is behind the vault's log: the period of newly deleted points does not begin yet"})
+	return p.countAgain(ctx, true)
+}
+
+// guard asks before much goes: nothing was changed yet.
+func (p *prune) guard(context.Context) error {
+	if p.o.Confirm {
 		return nil
 	}
-	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-		return &log.Noted{Forgets: st.Unnoted()}, nil
-	})
-	if err != nil {
-		return fmt.Errorf("note deleted points: %w", err)
+	if all := len(p.s.vault.Log.State().Points()); 2*len(p.ended) > all {
+		return fmt.Errorf("%w: it would end %d of the vault's %d points for good", ErrConfirm, len(p.ended), all)
+	}
+	gone, all := int64(0), p.totals()
+	from := p.candidates()
+	for id, u := range p.use {
+		if _, goes := from[id]; goes || u.dead() && p.s.vault.Log.State().Usable(id) {
+			gone += int64(u.total - min(u.live+u.shadow, u.total))
+		}
+	}
+	if gone*100 > all*maxCondemnShare {
+		return fmt.Errorf("%w: nothing would need %d%% of the vault's bytes any more, and they would be deleted", ErrConfirm, gone*100/all)
 	}
 	return nil
 }
 
-// purge ends the points whose soft-delete period is over.
+// purge ends the points whose soft-delete period is over, and counts anew: someone
+// may have brought one back, or held it.
 func (p *prune) purge(ctx context.Context) error {
-	st := p.s.vault.Log.State()
-	due := p.purgeable(st)
-	if len(due) == 0 {
-		return nil
-	}
-	if all := len(st.Points()); 2*len(due) > all && !p.o.Confirm && !p.o.DryRun {
-		return fmt.Errorf("%w: it would end %d of the vault's %d points for good", ErrConfirm, len(due), all)
-	}
-	if p.o.DryRun {
-		for _, id := range due {
-			p.ended[id] = struct{}{}
-		}
-		p.res.Purged = int64(len(due))
-		return nil
-	}
+	due := slices.Collect(maps.Keys(p.ended))
 	for len(due) > 0 {
 		n := min(len(due), maxNamed)
 		if err := p.purgeSome(ctx, due[:n]); err != nil {
@@ -194,12 +243,21 @@ func (p *prune) purge(ctx context.Context) error {
 		}
 		due = due[n:]
 	}
-	return nil
+	for id := range p.ended {
+		if point, ok := p.s.vault.Log.State().Point(id); ok && point.Purged {
+			p.res.Purged++
+		}
+	}
+	if len(p.ended) == 0 {
+		return nil
+	}
+	p.ended = nil
+	return p.recount(ctx)
 }
 
 // maxNamed is how many points or packs one entry names: well below what its
 // body holds (docs/FORMAT.md §10), so that it is read and written at once.
-const maxNamed = 16 << 10
+const maxNamed = 8 << 10
 
 func (p *prune) purgeable(st *log.State) (due []log.PointID) {
 	for _, point := range st.Points() {
@@ -210,30 +268,23 @@ func (p *prune) purgeable(st *log.State) (due []log.PointID) {
 	return due
 }
 
-// errNothing ends an append that has become needless.
-var errNothing = errors.New("nothing to do")
-
 // purgeSome purges those that are still to be purged when the entry is written:
 // someone may have brought one back, or held it.
 func (p *prune) purgeSome(ctx context.Context, ids []log.PointID) error {
-	var still []log.PointID
 	_, err := p.s.vault.Log.Append(ctx, p.admin, func(st *log.State) (log.Body, error) {
-		still = nil
+		var still []log.PointID
 		for _, id := range ids {
 			if from, ok := st.PurgeableFrom(id); ok && !p.now.Before(from) {
 				still = append(still, id)
 			}
 		}
 		if len(still) == 0 {
-			return nil, errNothing
+			return nil, errNothingToDo
 		}
 		return &log.Purge{Points: still}, nil
 	})
-	if errors.Is(err, errNothing) {
+	if errors.Is(err, errNothingToDo) {
 		return nil
-	}
-	if err == nil {
-		p.res.Purged += int64(len(still))
 	}
 	return err
 }

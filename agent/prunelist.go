@@ -80,9 +80,39 @@ func (p *prune) list(ctx context.Context) error {
 	return nil
 }
 
+// superseded reads which packs the runs name that were superseded and not yet swept: an
+// entry named those, whatever the runs say that took their place. Where one cannot be
+// read, no pack counts as one that no entry named.
+func (p *prune) superseded(ctx context.Context) error {
+	packs := map[chunk.ID]bool{}
+	for _, r := range p.s.vault.Log.State().PendingRuns() {
+		info, there := p.listed[index.Name(r.ID)]
+		if !there {
+			return nil
+		}
+		run, err := index.OpenRun(ctx, p.s.vault.Ring, r.ID, index.ObjectSource(p.s.backend, info.Name), info.Size, nil)
+		if err == nil {
+			for pk, perr := range run.Packs(ctx) {
+				if err = perr; err != nil {
+					break
+				}
+				packs[pk.ID] = true
+			}
+		}
+		if isFinding(err) {
+			return nil
+		}
+		if err != nil {
+			return p.unsure(err)
+		}
+	}
+	p.named = packs
+	return nil
+}
+
 // orphans are listed packs and runs that no entry names, long after they were
 // stored.
-func (p *prune) orphans() (packs, runs []chunk.ID, bytes int64) {
+func (p *prune) orphans() (packs, runs []chunk.ID) {
 	st := p.s.vault.Log.State()
 	pending := map[chunk.ID]bool{}
 	for _, r := range st.PendingRuns() {
@@ -94,15 +124,19 @@ func (p *prune) orphans() (packs, runs []chunk.ID, bytes int64) {
 			continue
 		}
 		switch {
-		case isPack && p.use[id] == nil && st.Usable(id):
+		case isPack && p.named != nil && p.use[id] == nil && !p.named[id] && !p.had(id) && st.Usable(id):
 			packs = append(packs, id)
-			bytes += info.Size
 		case !isPack && !st.RunLive(id) && !st.RunGone(id) && !pending[id]:
 			runs = append(runs, id)
-			bytes += info.Size
 		}
 	}
-	return packs, runs, bytes
+	return packs, runs
+}
+
+// had tells whether the index named a pack when the prune began.
+func (p *prune) had(id chunk.ID) bool {
+	_, ok := p.known[id]
+	return ok
 }
 
 // objectID is the ID in the name of a pack or an index run.

@@ -1,19 +1,28 @@
 package agent
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
+	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // pruneCacheBytes bounds the decoded blocks of the index while a prune marks:
 // chunks come in the order of files, and so from all over the index.
 const pruneCacheBytes = 32 << 20
+
+// partialAge is how old a PARTIAL may be: a job that goes on makes one every half
+// hour. One that nobody goes on with would keep what it stored for ever; whoever
+// does so later stores again what is gone.
+const partialAge = 90 * 24 * time.Hour
 
 // packUse is what a prune counts of a pack.
 type packUse struct {
@@ -23,12 +32,13 @@ type packUse struct {
 	rows   uint64 // of the index
 	total  uint64 // bytes of its records, as stored
 	live   uint64 // of them, those of needed chunks that are taken from this pack
+	shadow uint64 // and those of needed chunks that are taken from another
 	// last: it has a needed chunk that no usable pack has. It is not to be deleted,
 	// whatever the log says of it.
 	last bool
 }
 
-// survey opens the index, marks what points need, and counts.
+// survey opens the index, marks what the points need that there are, and counts.
 func (p *prune) survey(ctx context.Context) (err error) {
 	o := p.s.indexOptions(true)
 	o.CacheBytes = pruneCacheBytes
@@ -37,7 +47,14 @@ func (p *prune) survey(ctx context.Context) (err error) {
 	}
 	p.pages = p.s.pages(p.index)
 	p.live = index.NewLive(p.index.Members()...)
-	return p.count(ctx)
+	if err := p.count(ctx); err != nil {
+		return err
+	}
+	p.known = make(map[chunk.ID]struct{}, len(p.use))
+	for id := range p.use {
+		p.known[id] = struct{}{}
+	}
+	return nil
 }
 
 // recount goes over to the newest log, and marks and counts what it brought.
@@ -48,10 +65,70 @@ func (p *prune) recount(ctx context.Context) error {
 	if err := p.index.Refresh(ctx); err != nil {
 		return p.unsure(err)
 	}
-	// Where a run went away, its marks went with it: the walk finds its pages
-	// unmarked and goes through them again.
-	p.live.Replace(p.index.Members()...)
+	// Marks go with a run that goes, and those of the pages that led to its chunks may
+	// stay: only a new walk marks all again.
+	return p.countAgain(ctx, p.live.Replace(p.index.Members()...))
+}
+
+func (p *prune) countAgain(ctx context.Context, anew bool) error {
+	if anew {
+		p.live = index.NewLive(p.index.Members()...)
+	}
+	clear(p.proven)
 	return p.count(ctx)
+}
+
+// catchUp is recount for who wants to go on at once: where other machines only added
+// points, what those need is taken off what was counted as dead.
+func (p *prune) catchUp(ctx context.Context) error {
+	if err := p.s.refresh(ctx); err != nil {
+		return err
+	}
+	if err := p.index.Refresh(ctx); err != nil {
+		return p.unsure(err)
+	}
+	members := p.index.Members()
+	if gone := p.live.Replace(members...); gone || p.s.vault.Log.State().Unusable() != p.lost {
+		return p.countAgain(ctx, gone)
+	}
+	for _, m := range members {
+		for pk, err := range m.Run.Packs(ctx) {
+			if err != nil {
+				return p.unsure(err)
+			}
+			if p.use[pk.ID] == nil { // new: not to be judged by this prune
+				p.use[pk.ID] = &packUse{typ: pk.Type, length: pk.Length, total: pk.Length, live: pk.Length}
+			}
+		}
+	}
+	p.at = p.s.vault.Log.State().Used()
+	if err := p.mark(ctx, p.needs); err != nil {
+		return p.overtaken(ctx, err)
+	}
+	return nil
+}
+
+// needs takes note of one more chunk or page that is needed.
+func (p *prune) needs(ctx context.Context, id chunk.ID) error {
+	locs, err := p.index.Find(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	taken := p.taken(locs)
+	for i, l := range locs {
+		u := p.use[l.Pack]
+		switch {
+		case u == nil:
+		case i == taken:
+			u.live++
+		case taken >= 0:
+			u.shadow++
+			delete(p.proven, l.Pack)
+		default:
+			u.last = true
+		}
+	}
+	return nil
 }
 
 // unsure says that nothing was announced, since not all is known.
@@ -60,32 +137,36 @@ func (p *prune) unsure(err error) error {
 }
 
 func (p *prune) count(ctx context.Context) error {
-	p.at = p.s.vault.Log.Head()
-	err := p.mark(ctx)
+	st := p.s.vault.Log.State()
+	p.at, p.lost = st.Used(), st.Unusable()
+	err := p.mark(ctx, nil)
 	if err == nil {
 		err = p.tally(ctx)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case isFinding(err) && p.overtaken(ctx):
-		// A page counts as marked before what it names is: all is marked again.
-		p.live = index.NewLive()
-		return p.recount(ctx)
+	if err != nil {
+		return p.overtaken(ctx, err)
 	}
-	return p.unsure(err)
+	return nil
 }
 
-// overtaken tells whether the log has grown since it was counted by: what was missed
-// may have been of a point that another prune ended since.
-func (p *prune) overtaken(ctx context.Context) bool {
-	return p.s.refresh(ctx) == nil && p.s.vault.Log.Head() != p.at
+// overtaken counts again by a log that has grown meanwhile, where something was missed
+// that may have been of a point that another prune ended since. Else it says that
+// nothing was announced.
+func (p *prune) overtaken(ctx context.Context, missed error) error {
+	if !isFinding(missed) || p.s.refresh(ctx) != nil || p.s.vault.Log.State().Used() == p.at {
+		return p.unsure(missed)
+	}
+	if err := p.index.Refresh(ctx); err != nil {
+		return p.unsure(err)
+	}
+	// A page is marked before what it names, so that all has to be marked again.
+	return p.countAgain(ctx, true)
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read
 // once, also over several calls. The first error ends it: what cannot be read now
-// may name anything.
-func (p *prune) mark(ctx context.Context) error {
+// may name anything. fresh, if not nil, is called for what was not marked before.
+func (p *prune) mark(ctx context.Context, fresh func(context.Context, chunk.ID) error) error {
 	var wrong error
 	pages := int64(0)
 	mark := func(id chunk.ID) (before bool) {
@@ -95,6 +176,8 @@ func (p *prune) mark(ctx context.Context) error {
 			wrong = err
 		case !found:
 			wrong = fmt.Errorf("%w: chunk %s is in no index", key.ErrDamaged, id.Short())
+		case !before && fresh != nil:
+			wrong = fresh(ctx, id)
 		}
 		return before && wrong == nil
 	}
@@ -139,102 +222,54 @@ func (p *prune) roots() (roots []chunk.ID) {
 		}
 	}
 	for _, part := range st.Partials() {
-		roots = append(roots, part.Source.Root)
+		if p.now.Sub(time.Unix(0, part.Time)) < partialAge {
+			roots = append(roots, part.Source.Root)
+		}
 	}
 	return roots
 }
 
-// tally counts, for each pack, what of it is needed. Of a chunk that lies in
-// several packs the first usable one counts, that of the newest run; the others
-// are dead there. A needed chunk that no usable pack has makes all that still have
-// it indispensable.
-func (p *prune) tally(ctx context.Context) error {
-	p.use = map[chunk.ID]*packUse{}
-	// Of each record, the needed bytes of plaintext: 4 bytes a record, of which a
-	// vault has one for each MiB of small files and for each large chunk.
-	needs := make([][]uint32, len(p.index.Members()))
-	for i, m := range p.index.Members() {
-		needs[i] = make([]uint32, m.Run.Counts().Records)
-		for pk, err := range m.Run.Packs(ctx) {
-			if err != nil {
-				return err
-			}
-			if p.use[pk.ID] == nil {
-				p.use[pk.ID] = &packUse{typ: pk.Type, run: i, length: pk.Length}
-			}
-		}
+// present tells whether a pack may have the copy of a chunk that is kept: the log
+// trusts it, and the store has it. One that came since the store was asked counts.
+func (p *prune) present(id chunk.ID) bool {
+	if !p.s.vault.Log.State().Usable(id) {
+		return false
 	}
-	if err := p.tallyChunks(ctx, needs); err != nil {
-		return err
+	if _, old := p.known[id]; !old && p.known != nil {
+		return true
 	}
-	return p.tallyRecords(ctx, needs)
+	u, info := p.use[id], p.listed[pack.Name(id)]
+	return u != nil && info.Name != "" && uint64(info.Size) == u.length
 }
 
-// tallyChunks finds from which pack each needed chunk is taken.
-func (p *prune) tallyChunks(ctx context.Context, needs [][]uint32) error {
-	st := p.s.vault.Log.State()
-	return p.live.Each(ctx, func(id chunk.ID, needed bool, places []index.Place) error {
-		taken, kept := false, false
-		for i, pl := range places {
-			u := p.use[pl.Pack]
-			u.rows++
-			if stands(places[:i], pl.Pack) {
-				continue // the same place in another run
-			}
-			if needed && !taken && st.Usable(pl.Pack) {
-				needs[pl.Run][pl.Record] += pl.Length
-				taken = true
-			}
+// before orders packs that have the same chunk; the first one's copy is kept. Those that
+// go come last, and those that came while the prune runs before them: so nobody
+// can push a copy out of what was counted and proven.
+func (p *prune) before(a, b chunk.ID) bool {
+	rank := func(id chunk.ID) int {
+		_, goes := p.moved[id]
+		_, ours := p.written[id]
+		_, old := p.known[id]
+		switch {
+		case goes:
+			return 2
+		case old || ours || p.known == nil:
+			return 0
 		}
-		for _, pl := range places {
-			if needed && !taken && !st.Swept(pl.Pack) {
-				p.use[pl.Pack].last, kept = true, true
-			}
-		}
-		if needed && !taken && !kept {
-			return fmt.Errorf("%w: chunk %s was deleted with its packs", key.ErrDamaged, id.Short())
-		}
-		return nil
-	})
+		return 1
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), bytes.Compare(a[:], b[:])) < 0
 }
 
-// tallyRecords makes of it what the packs hold: of a record that is needed in part,
-// that part.
-func (p *prune) tallyRecords(ctx context.Context, needs [][]uint32) error {
-	var packs []*packUse
-	for i, m := range p.index.Members() {
-		packs = packs[:0]
-		for pk, err := range m.Run.Packs(ctx) {
-			if err != nil {
-				return err
-			}
-			packs = append(packs, p.use[pk.ID])
-		}
-		n := 0
-		for rec, err := range m.Run.Records(ctx) {
-			if err != nil {
-				return err
-			}
-			u := packs[rec.Pack]
-			if u.run == i {
-				u.total += uint64(rec.Stored)
-			}
-			if needs[i][n] > 0 { // at least one byte, so that the pack is not dead
-				u.live += max(uint64(rec.Stored)*uint64(needs[i][n])/uint64(rec.Plain), 1)
-			}
-			n++
+// taken chooses the place whose copy is kept; -1 where no pack is fit.
+func (p *prune) taken(locs []index.Location) int {
+	best := -1
+	for i := range locs {
+		if p.present(locs[i].Pack) && (best < 0 || p.before(locs[i].Pack, locs[best].Pack)) {
+			best = i
 		}
 	}
-	return nil
-}
-
-func stands(places []index.Place, pack chunk.ID) bool {
-	for i := range places {
-		if places[i].Pack == pack {
-			return true
-		}
-	}
-	return false
+	return best
 }
 
 // dead tells whether nothing needs a pack that the index names.

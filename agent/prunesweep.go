@@ -13,7 +13,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
-	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
@@ -26,26 +25,21 @@ const maxCondemnShare = 30
 const deletesAtOnce = 8
 
 // doomed are the packs and runs that nothing needs and that nobody condemned yet.
-// bytes are those of their packs, less those whose rest was written anew.
-func (p *prune) doomed() (packs, runs []chunk.ID, bytes int64) {
+func (p *prune) doomed() (packs, runs []chunk.ID) {
 	st := p.s.vault.Log.State()
 	condemned := map[chunk.ID]bool{}
 	for _, r := range st.PendingPacks() {
 		condemned[r.ID] = true
 	}
-	packs, runs, bytes = p.orphans()
+	packs, runs = p.orphans()
 	for id, u := range p.use {
-		if !u.dead() || condemned[id] || st.Swept(id) {
-			continue
-		}
-		packs = append(packs, id)
-		if _, ok := p.moved[id]; !ok {
-			bytes += int64(u.length)
+		if u.dead() && !condemned[id] && !st.Swept(id) {
+			packs = append(packs, id)
 		}
 	}
 	sortIDs(packs)
 	sortIDs(runs)
-	return packs, runs, bytes
+	return packs, runs
 }
 
 func sortIDs(ids []chunk.ID) {
@@ -54,21 +48,19 @@ func sortIDs(ids []chunk.ID) {
 
 // condemn announces what nothing needs. From this entry on no point may use it.
 func (p *prune) condemn(ctx context.Context) error {
-	packs, runs, lost := p.doomed()
-	all := p.totals()
-	p.res.Condemned, p.res.CondemnedBytes = int64(len(packs)), p.bytesOf(packs)
-	if p.o.DryRun {
-		return nil
-	}
-	if lost*100 > all*maxCondemnShare && !p.o.Confirm {
-		return fmt.Errorf("%w: nothing needs %d%% of the vault's bytes any more, and they would be deleted", ErrConfirm, lost*100/all)
-	}
-	p.res.Condemned, p.res.CondemnedBytes = 0, 0
-	for len(packs)+len(runs) > 0 {
+	for {
+		packs, runs := p.doomed()
+		if err := p.prove(ctx, packs); err != nil {
+			return err
+		}
+		packs, runs = p.proved()
+		if len(packs)+len(runs) == 0 {
+			p.totals()
+			return nil
+		}
 		var named []chunk.ID
 		err := p.append(ctx, func() log.Body {
-			packs, runs, _ = p.doomed()
-			if len(packs)+len(runs) == 0 {
+			if packs, runs = p.proved(); len(packs)+len(runs) == 0 {
 				return nil
 			}
 			named = packs[:min(len(packs), maxNamed)]
@@ -79,9 +71,19 @@ func (p *prune) condemn(ctx context.Context) error {
 		}
 		p.res.Condemned += int64(len(named))
 		p.res.CondemnedBytes += p.bytesOf(named)
-		packs, runs, _ = p.doomed()
 	}
-	return nil
+}
+
+// proved are the doomed packs and runs less those of which it is not proven, or not
+// any more, that others have what is needed of them.
+func (p *prune) proved() (packs, runs []chunk.ID) {
+	packs, runs = p.doomed()
+	packs = slices.DeleteFunc(packs, func(id chunk.ID) bool {
+		u := p.use[id]
+		_, proven := p.proven[id]
+		return u != nil && u.shadow > 0 && !proven
+	})
+	return packs, runs
 }
 
 // totals counts what the vault holds.
@@ -90,8 +92,8 @@ func (p *prune) totals() (all int64) {
 	p.res.LiveBytes = 0
 	for id, u := range p.use {
 		p.res.LiveBytes += int64(u.live)
-		if !st.Swept(id) {
-			all += int64(u.length)
+		if info, there := p.listed[pack.Name(id)]; there && st.Usable(id) {
+			all += info.Size
 		}
 	}
 	p.res.PackBytes = all
@@ -126,7 +128,7 @@ func (p *prune) due() (packs, runs []chunk.ID) {
 	}
 	st := p.s.vault.Log.State()
 	for _, r := range st.PendingPacks() {
-		if u := p.use[r.ID]; (u == nil || u.dead()) && over(r) {
+		if u := p.use[r.ID]; (u == nil || !u.last) && over(r) {
 			packs = append(packs, r.ID)
 		}
 	}
@@ -142,16 +144,6 @@ func (p *prune) due() (packs, runs []chunk.ID) {
 // earlier sweep said and did not come to is deleted too.
 func (p *prune) sweep(ctx context.Context) error {
 	packs, runs := p.due()
-	if p.o.DryRun {
-		for _, id := range packs {
-			p.res.FreedBytes += p.listed[pack.Name(id)].Size
-		}
-		for _, id := range runs {
-			p.res.FreedBytes += p.listed[index.Name(id)].Size
-		}
-		p.res.Swept = int64(len(packs) + len(runs))
-		return nil
-	}
 	for len(packs)+len(runs) > 0 {
 		err := p.append(ctx, func() log.Body {
 			packs, runs = p.due()
@@ -170,16 +162,12 @@ func (p *prune) sweep(ctx context.Context) error {
 
 // delete deletes what the log says is swept and the backend still has.
 func (p *prune) delete(ctx context.Context) error {
-	st := p.s.vault.Log.State()
+	gone := p.leftovers()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
-	for name, info := range p.listed {
-		id, _, ok := objectID(name)
-		if !ok || !st.Swept(id) || st.RunLive(id) {
-			continue
-		}
+	for _, name := range gone {
 		p.res.Swept++
-		p.res.FreedBytes += info.Size
+		p.res.FreedBytes += p.listed[name].Size
 		g.Go(func() error {
 			if err := p.s.backend.Delete(ctx, name); err != nil && !errors.Is(err, backend.ErrNotFound) {
 				return fmt.Errorf("delete %s: %w", name, err)
@@ -187,7 +175,22 @@ func (p *prune) delete(ctx context.Context) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	for _, name := range gone {
+		delete(p.listed, name)
+	}
+	return err
+}
+
+// leftovers are listed objects that the log says are swept.
+func (p *prune) leftovers() (names []string) {
+	st := p.s.vault.Log.State()
+	for name := range p.listed {
+		if id, _, ok := objectID(name); ok && st.Swept(id) && !st.RunLive(id) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // maxDeadRows is the share of the index, in percent, that may be of packs that are gone.
@@ -195,9 +198,6 @@ const maxDeadRows = 25
 
 // clean merges the index where much of it is about packs that are gone.
 func (p *prune) clean(ctx context.Context) error {
-	if p.o.DryRun {
-		return nil
-	}
 	st := p.s.vault.Log.State()
 	rows, gone := uint64(0), uint64(0)
 	for id, u := range p.use {
@@ -207,7 +207,7 @@ func (p *prune) clean(ctx context.Context) error {
 		}
 	}
 	if gone*100 > rows*maxDeadRows {
-		err := p.s.mergeInto(ctx, p.index.Runs())
+		err := p.s.mergeInto(ctx, p.index.Runs(), p.admin)
 		if errors.Is(err, syscall.ENOSPC) {
 			p.s.log.Warn("merge index runs", "err", err)
 		} else if err != nil && !errors.Is(err, errSuperseded) {

@@ -49,7 +49,7 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 		return log.Head{}, err
 	}
 	point := log.Point{
-		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.s.lastCommit(),
+		ID: j.id, Machine: j.s.machine.ID, Install: j.s.machine.Nonce, Previous: j.previous,
 		Started: j.startOf(partial), Host: j.s.host, Agent: Version, Sources: sources, Tags: tags(j.o.Tags),
 	}
 	run, ok, err := j.writer.WriteIndex(j.s.keepCopy)
@@ -122,8 +122,12 @@ func tags(m map[string]string) (out []log.Tag) {
 }
 
 // fence tells whether all that the point uses is still to be relied on, as of a
-// state of the log: the bases stand, and no pack lost trust since the job began.
+// state of the log: the bases stand, and no pack lost trust since the job began. A
+// COMMIT of this machine that appeared meanwhile is a copy's of this home.
 func (j *job) fence(st *log.State, sources []log.Source, runs []chunk.ID) error {
+	if j.s.lastCommit(st) != j.previous {
+		return fmt.Errorf("%w: another one made a point in this machine's name", errFenced)
+	}
 	if st.Unusable() != j.unusable {
 		return fmt.Errorf("%w: a pack was condemned or quarantined", errFenced)
 	}

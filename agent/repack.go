@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -35,16 +36,12 @@ const (
 // together.
 func (p *prune) repack(ctx context.Context) error {
 	from := p.candidates()
-	p.res.Repacked, p.res.RepackedBytes = 0, 0
-	for id := range from {
-		p.res.Repacked++
-		p.res.RepackedBytes += int64(p.use[id].length)
-	}
-	if len(from) == 0 || p.o.DryRun {
+	if len(from) == 0 {
 		return nil
 	}
 	if p.s.full {
-		return p.noRoom()
+		p.noRoom()
+		return nil
 	}
 	r, err := p.newRepacker(ctx, from)
 	if err != nil {
@@ -53,22 +50,23 @@ func (p *prune) repack(ctx context.Context) error {
 	defer r.w.Close()
 	if err := r.run(ctx); errors.Is(err, syscall.ENOSPC) {
 		r.drop(ctx)
-		return errors.Join(p.noRoom(), p.recount(ctx))
+		p.noRoom()
+		return p.recount(ctx)
 	} else if err != nil {
 		return fmt.Errorf("write packs anew: %w", err)
 	}
 	for id := range from {
 		p.moved[id] = struct{}{}
+		p.res.Repacked++
+		p.res.RepackedBytes += int64(p.use[id].length)
 	}
 	return p.recount(ctx)
 }
 
 // noRoom says that a store without room is not made smaller by writing to it: what is
 // wholly dead still goes.
-func (p *prune) noRoom() error {
+func (p *prune) noRoom() {
 	p.s.note(Note{Info, "", "there is no room to write packs anew; those that nothing needs still go"})
-	p.res.Repacked, p.res.RepackedBytes = 0, 0
-	return nil
 }
 
 // candidates are the packs whose rest is written anew: those that must be, then
@@ -101,10 +99,9 @@ func (p *prune) candidates() map[chunk.ID]struct{} {
 	from, bytes := map[chunk.ID]struct{}{}, int64(0)
 	for _, id := range ids {
 		u := p.use[id]
-		if bytes += int64(u.length); p.o.MaxRepack != 0 && bytes > p.o.MaxRepack && !u.last {
-			break
+		if n := bytes + int64(u.length); p.o.MaxRepack == 0 || n <= p.o.MaxRepack || u.last {
+			from[id], bytes = struct{}{}, n
 		}
-		from[id] = struct{}{}
 	}
 	return from
 }
@@ -146,16 +143,21 @@ func (r *repacker) run(ctx context.Context) error {
 	if err := r.inOrder(ctx); err != nil {
 		return err
 	}
-	for id := range r.from {
+	for _, id := range slices.Collect(maps.Keys(r.from)) {
 		if err := r.rest(ctx, id); err != nil {
 			return err
 		}
 	}
-	err := r.publish(ctx, func(run []chunk.ID) log.Body {
+	if err := r.store(ctx); err != nil {
+		return err
+	}
+	if r.p.res.WrittenBytes = r.w.Stored.Load(); r.p.res.WrittenBytes == 0 {
+		clear(r.from) // nothing of it could be read
+		return nil
+	}
+	return r.publish(ctx, func(run []chunk.ID) log.Body {
 		return &log.Repack{Adds: run, Replaced: r.replaced()}
 	})
-	r.p.res.WrittenBytes = r.w.Stored.Load()
-	return err
 }
 
 // replaced are the packs that were copied from and that the log still trusts.
@@ -220,8 +222,11 @@ func (r *repacker) newest() (roots []chunk.ID) {
 func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	u := r.p.use[id]
 	dir, err := pack.ReadDirectory(ctx, r.p.s.backend, r.p.s.vault.Ring, u.typ, id, u.length)
-	if u.last && isFinding(err) {
-		return nil // what it had is lost, unless it comes back
+	if isFinding(err) {
+		if !u.last { // else what it had is lost, unless it comes back
+			r.spoil(id, err)
+		}
+		return nil
 	}
 	if err != nil {
 		return err
@@ -242,27 +247,27 @@ func (r *repacker) rest(ctx context.Context, id chunk.ID) error {
 	return r.flush(ctx)
 }
 
-// copy copies a needed chunk or page if it is taken from one of the packs that go.
+// copy copies a needed chunk or page if the copy that is kept is in a pack that goes.
 func (r *repacker) copy(ctx context.Context, id chunk.ID) (err error) {
 	if r.locs, err = r.p.index.Find(ctx, id, r.locs[:0]); err != nil {
 		return err
 	}
-	st := r.p.s.vault.Log.State()
-	i := slices.IndexFunc(r.locs, func(l index.Location) bool { return st.Usable(l.Pack) })
-	if i >= 0 {
-		if _, goes := r.from[r.locs[i].Pack]; !goes {
+	kept := r.p.taken(r.locs)
+	if kept >= 0 {
+		if _, goes := r.from[r.locs[kept].Pack]; !goes {
 			return nil
 		}
+		r.locs[0], r.locs[kept] = r.locs[kept], r.locs[0]
 	}
 	if known, err := r.w.Known(ctx, id); known || err != nil {
 		return err
 	}
-	if i > 0 {
-		r.locs[0], r.locs[i] = r.locs[i], r.locs[0]
-	}
 	data, typ, err := r.read.Chunk(ctx, r.locs, id)
-	if i < 0 && errors.Is(err, key.ErrDamaged) {
-		return nil // no usable pack has it, and the others only what cannot be read
+	if isFinding(err) {
+		if kept >= 0 {
+			r.spoil(r.locs[0].Pack, err)
+		}
+		return nil // else no pack that is trusted has it, and the others only what cannot be read
 	}
 	if err != nil {
 		return err
@@ -271,6 +276,13 @@ func (r *repacker) copy(ctx context.Context, id chunk.ID) (err error) {
 		return err
 	}
 	return r.add(ctx, typ, id, data)
+}
+
+// spoil leaves a pack as it is: something that is needed of it cannot be read.
+func (r *repacker) spoil(id chunk.ID, err error) {
+	r.p.s.note(Note{Info, "", "pack " + id.Short() + " is damaged and stays as it is; see: agent verify --read-data"})
+	r.p.s.log.Warn("leave a damaged pack as it is", "pack_id", id.Short(), "err", err)
+	delete(r.from, id)
 }
 
 // add stores a chunk, small ones grouped.
@@ -313,18 +325,24 @@ func (r *repacker) publishSome(ctx context.Context) error {
 	return r.p.index.Refresh(ctx)
 }
 
-// publish stores what is open, reads it back, and names it in the log.
-func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.Body) error {
+// store stores what is open.
+func (r *repacker) store(ctx context.Context) error {
 	if err := r.flush(ctx); err != nil {
 		return err
 	}
-	if err := r.w.Flush(); err != nil {
+	return r.w.Flush()
+}
+
+// publish stores what is open, reads it back, and names it in the log.
+func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.Body) error {
+	if err := r.store(ctx); err != nil {
 		return err
 	}
 	for _, dir := range r.fresh {
 		if err := r.p.s.direct.CheckPack(ctx, dir); err != nil {
 			return fmt.Errorf("read back pack %s: %w", dir.ID.Short(), err)
 		}
+		r.p.written[dir.ID] = struct{}{}
 	}
 	r.fresh = nil
 	run, ok, err := r.w.WriteIndex(r.p.s.keepCopy)
@@ -335,9 +353,8 @@ func (r *repacker) publish(ctx context.Context, entry func(runs []chunk.ID) log.
 	if ok {
 		runs = []chunk.ID{run}
 	}
-	lost := r.p.s.vault.Log.State().Unusable()
 	_, err = r.p.s.vault.Log.Append(ctx, r.p.admin, func(st *log.State) (log.Body, error) {
-		if slices.ContainsFunc(runs, st.RunGone) || st.Unusable() != lost {
+		if slices.ContainsFunc(runs, st.RunGone) || slices.ContainsFunc(slices.Collect(maps.Keys(r.p.written)), func(id chunk.ID) bool { return !st.Usable(id) }) {
 			return nil, errMoved
 		}
 		return entry(runs), nil

@@ -107,15 +107,19 @@ func (w *restoreWalk) pop(n int) {
 // runFrom restores the entry at start and all below it.
 func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 	if err := w.way(ctx, start); err != nil {
-		return w.unlessDamaged(err, start)
+		return err
 	}
 	c := manifest.NewCursor(w.r.v.pages, w.src.Root)
 	c.CheckParents()
 	if len(start) > 0 { // else it stands there, and damage is for Next to meet
-		if err := c.Seek(ctx, start); err != nil {
-			return w.unlessDamaged(err, start)
+		err := c.Seek(ctx, start)
+		if errors.Is(err, key.ErrDamaged) {
+			w.lost(err, start, c.Resume())
+		} else if err != nil {
+			return err
 		}
 	}
+	last := slices.Clone(start)
 	for {
 		if err := w.r.stopped(ctx); err != nil {
 			return err
@@ -125,8 +129,7 @@ func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, key.ErrDamaged):
-			w.lost(err, start)
-			c.Resume()
+			w.lost(err, last, c.Resume())
 			continue
 		case err != nil:
 			return err
@@ -134,35 +137,30 @@ func (w *restoreWalk) runFrom(ctx context.Context, start []byte) error {
 		if !bytes.Equal(k, start) && len(start) > 0 && !manifest.Below(k, start) {
 			return nil
 		}
+		last = append(last[:0], k...)
 		skip, err := w.entry(ctx, k, e)
 		if err != nil {
 			return err
 		}
 		if skip && e.Kind == manifest.KindDir {
-			if err := c.SkipSubtree(ctx); err != nil {
+			if err := c.SkipSubtree(ctx); errors.Is(err, key.ErrDamaged) {
+				w.lost(err, last, c.Resume())
+			} else if err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// unlessDamaged ends the restore of what is at start, and of nothing else, where
-// the way there is damaged.
-func (w *restoreWalk) unlessDamaged(err error, start []byte) error {
-	if !errors.Is(err, key.ErrDamaged) {
-		return err
-	}
-	w.lost(err, start)
-	return nil
-}
-
-// lost reports a damaged page of the manifest; what it held cannot be named.
-func (w *restoreWalk) lost(err error, start []byte) {
+// lost reports damage to the manifest; what is missing by it, between two keys,
+// cannot be named.
+func (w *restoreWalk) lost(err error, from, to []byte) {
 	w.r.failed.Add(1)
 	if w.r.lost == nil {
 		w.r.lost = err
 	}
-	w.r.v.s.note(Note{Failure, joined(w.src.Path, start), "a page of the list of files is damaged, and what it named is not restored: " + err.Error()})
+	w.r.v.s.note(Note{Failure, joined(w.src.Path, from), lostRange(w.src.Path, from, to) +
+		", and what stands there is not restored (an earlier point may have it): " + damageText(err)})
 }
 
 // way puts the folders above start on the stack.
@@ -174,12 +172,37 @@ func (w *restoreWalk) way(ctx context.Context, start []byte) error {
 	}
 	for _, k := range slices.Backward(above) {
 		e, err := manifest.Get(ctx, w.r.v.pages, w.src.Root, k)
-		if err != nil {
+		if errors.Is(err, key.ErrDamaged) {
+			e = &lostFolder
+		} else if err != nil {
 			return err
 		}
 		w.push(ctx, k, e, true)
 	}
 	return nil
+}
+
+// lostFolder stands for a folder whose entry is lost with a page of the manifest,
+// while entries in it are not. It is made without metadata.
+var lostFolder = manifest.Entry{Kind: manifest.KindDir}
+
+// bridge puts the folders above an entry on the stack that were lost. It returns
+// false where one of them is to be left out.
+func (w *restoreWalk) bridge(ctx context.Context, key []byte) bool {
+	var above [][]byte
+	for k, ok := manifest.Parent(key); ok; k, ok = manifest.Parent(k) {
+		if n := len(w.stack); n > 0 && bytes.Equal(w.stack[n-1].key, k) {
+			break
+		}
+		above = append(above, k)
+	}
+	for _, k := range slices.Backward(above) {
+		if w.r.pick.judge(joined(w.src.Path, k), k, true) == leaveOut {
+			return false
+		}
+		w.push(ctx, k, &lostFolder, true)
+	}
+	return true
 }
 
 // name is what an entry is called in its folder.
@@ -206,6 +229,9 @@ func (w *restoreWalk) push(ctx context.Context, key []byte, e *manifest.Entry, p
 func (w *restoreWalk) entry(ctx context.Context, key []byte, e *manifest.Entry) (skip bool, err error) {
 	for len(w.stack) > 0 && !manifest.Below(key, w.stack[len(w.stack)-1].key) {
 		w.pop(len(w.stack) - 1)
+	}
+	if !w.bridge(ctx, key) {
+		return false, nil
 	}
 	path := joined(w.src.Path, key)
 	w.r.report(path)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/tharsis-backup/tharsis/agent/source"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
@@ -42,20 +43,21 @@ func (s *selection) holds(path string) bool {
 	return len(s.paths) == 0 || slices.ContainsFunc(s.paths, func(p string) bool { return inside(path, p) })
 }
 
-// resolve checks that the point has every path that was asked for.
+// resolve checks that the point has every path that was asked for, as far as its
+// lists of files can be read: what cannot is told of by the walk.
 func (s *selection) resolve(ctx context.Context, v *view, sources []*log.Source) error {
 	for _, p := range s.paths {
 		found := slices.ContainsFunc(sources, func(src *log.Source) bool { return inside(src.Path, p) })
 		for _, src := range sources {
-			key, ok := keyIn(src, p)
+			k, ok := keyIn(src, p)
 			if found || !ok {
 				continue
 			}
-			_, err := manifest.Get(ctx, v.pages, src.Root, key)
-			if err != nil && !errors.Is(err, manifest.ErrNotFound) {
+			_, err := manifest.Get(ctx, v.pages, src.Root, k)
+			found = err == nil || errors.Is(err, key.ErrDamaged)
+			if !found && !errors.Is(err, manifest.ErrNotFound) {
 				return err
 			}
-			found = err == nil
 		}
 		if !found {
 			return fmt.Errorf("%w: %s", ErrNoPath, p)

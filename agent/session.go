@@ -38,48 +38,65 @@ type Session struct {
 	direct  *vault.Vault // the vault alone
 	keys    home.Keys
 	head    home.Head // as the home knew it
+	seen    bool      // it knew one
+	// anew, where set, is told of each entry of a log that is read as if this
+	// machine had never seen it.
+	anew func(log.Head)
 
-	remember bool // the home had no vault: it takes this one
-	kept     bool // the keys came from the home
-	salvage  bool // a backup met damage, and goes on without what is damaged
+	remember bool           // the home had no vault: it takes this one
+	holds    bool           // this session took the home's lock
+	kept     bool           // the keys came from the home
+	salvage  bool           // a backup met damage, and goes on without what is damaged
+	rebuilt  *vault.Rebuild // what stands in for a damaged index; nil while none is needed
 	// private are paths that no backup reads: the home, and a local vault.
 	private []string
 }
 
 // Open opens the vault at url, or where url is "" the one that the home
 // remembers. The key is the home's, or is asked for by Environment.Secret.
-// Whether the log continues what the home has seen is checked here.
+// Whether the log continues what the home has seen is checked here: where it
+// does not, the error is log.ErrRollback or log.ErrForked, and AcceptHead is how
+// to go on. ErrNotExpected is for Environment.ExpectHead.
 func Open(ctx context.Context, env Environment, h *home.Home, url string) (*Session, error) {
-	s := &Session{env: env, log: env.Log, home: h}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	known, has, err := h.Vault()
+	s, known, err := connect(ctx, env, h, url)
 	if err != nil {
 		return nil, err
 	}
-	if url == "" {
-		if !has {
-			return nil, ErrNoVault
-		}
-		url = known.URL
-	}
-	s.remember = !has
-	if s.place, err = location.Parse(url); err != nil {
-		return nil, fmt.Errorf("vault %s: %w", url, err)
-	}
-	if err := s.connect(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.open(ctx, known, has && known.URL == s.place.String()); err != nil {
-		s.backend.Close()
+	if err := s.open(ctx, known); err != nil {
+		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// connect opens the backend.
-func (s *Session) connect(ctx context.Context) (err error) {
+// connect opens the backend of the vault at url, or of the one that the home
+// remembers. What the home knows of that is zero where it is another one.
+func connect(ctx context.Context, env Environment, h *home.Home, url string) (s *Session, known home.Vault, err error) {
+	s = &Session{env: env, log: env.Log, home: h}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	known, has, err := h.Vault()
+	if err != nil {
+		return nil, known, err
+	}
+	if url == "" {
+		if !has {
+			return nil, known, ErrNoVault
+		}
+		url = known.URL
+	}
+	s.remember = !has
+	if s.place, err = location.Parse(url); err != nil {
+		return nil, known, fmt.Errorf("vault %s: %w", url, err)
+	}
+	if known.URL != s.place.String() {
+		known = home.Vault{}
+	}
+	return s, known, s.openBackend(ctx)
+}
+
+func (s *Session) openBackend(ctx context.Context) (err error) {
 	s.backend, err = location.Open(ctx, s.place)
 	if errors.Is(err, backend.ErrNotFound) {
 		return fmt.Errorf("%s: %w", s.place, ErrNoVault)
@@ -94,20 +111,31 @@ func (s *Session) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-func (s *Session) open(ctx context.Context, known home.Vault, same bool) error {
-	c, _, err := vault.ReadConfig(ctx, s.backend)
-	if errors.Is(err, vault.ErrNone) {
-		return fmt.Errorf("%s: %w", s.place, ErrNoVault)
-	}
+func (s *Session) open(ctx context.Context, known home.Vault) error {
+	c, err := s.readConfig(ctx)
 	if err != nil {
 		return err
 	}
-	if same && known.ID != c.Vault {
+	if known.URL != "" && known.ID != c.Vault {
 		return fmt.Errorf("%s: %w: it is another vault than the one that this machine uses", s.place, log.ErrForked)
 	}
-	if s.machine, err = s.home.Machine(s.env.Rand, s.hardware()); err != nil {
-		return err
+	return s.openVault(ctx, c)
+}
+
+func (s *Session) readConfig(ctx context.Context) (key.Config, error) {
+	c, _, err := vault.ReadConfig(ctx, s.backend)
+	if errors.Is(err, vault.ErrNone) {
+		return c, fmt.Errorf("%s: %w", s.place, ErrNoVault)
 	}
+	if err != nil {
+		return c, err
+	}
+	s.machine, err = s.home.Machine(s.env.Rand, s.env.hardware())
+	return c, err
+}
+
+// openVault gets the keys, the home's or by a secret, and reads the log.
+func (s *Session) openVault(ctx context.Context, c key.Config) (err error) {
 	if s.keys, s.kept, err = s.home.Keys(c.Vault); err != nil {
 		return err
 	}
@@ -159,18 +187,28 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 	}
 	s.objects = s.cache.Over(s.backend)
 	o := vault.Options{Logger: s.log, Rand: s.env.Rand, Log: log.Options{
-		Cache: log.FileCache(s.cache.LogPath()), Logger: s.log, Now: s.env.Clock, Rand: s.env.Rand,
+		Logger: s.log, Now: s.env.Clock, Rand: s.env.Rand, Sleep: s.env.Sleep, Sole: s.sole,
 	}}
-	var seen bool
-	if s.head, seen, err = s.home.Head(c.Vault); err != nil {
+	if s.head, s.seen, err = s.home.Head(c.Vault); err != nil {
 		return err
 	}
-	if seen {
-		o.Log.Expect = &s.head.Head
-	} else {
+	if !s.seen {
 		s.head.Commit = log.NoEntry
 	}
+	if s.anew == nil {
+		o.Log.Cache = log.FileCache(s.cache.LogPath())
+		if s.seen {
+			o.Log.Expect = &s.head.Head
+		}
+	}
+	expected := s.expect(&o.Log)
 	if s.vault, err = vault.Open(ctx, s.objects, s.keys.Root, slot, o); err != nil {
+		return err
+	}
+	if s.vault.Config != c {
+		return fmt.Errorf("read config: %w: it changed", key.ErrDamaged)
+	}
+	if err := expected(); err != nil {
 		return err
 	}
 	s.direct = s.vault.On(s.backend)
@@ -186,13 +224,26 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 }
 
 // Close frees the session. It stores nothing.
-func (s *Session) Close() error { return s.backend.Close() }
+func (s *Session) Close() error {
+	if s.rebuilt != nil {
+		s.rebuilt.Close()
+	}
+	if s.holds {
+		s.holds = false
+		s.home.Unlock()
+	}
+	return s.backend.Close()
+}
 
 // Remember makes a home that has no vault keep this one, with its keys, so that
-// later commands need neither URL nor passphrase. A command calls it when it
-// has succeeded. While another process writes to the home it does nothing.
+// later commands need neither URL nor passphrase; while another process writes to
+// that home it does nothing. In any other home it keeps the log's head as seen. A
+// command calls it when it has succeeded.
 func (s *Session) Remember(ctx context.Context) error {
 	if !s.remember {
+		if err := s.saveHead(); err != nil {
+			s.log.Warn("remember the log's head", "err", err) // a home that cannot be written to can be read from
+		}
 		return nil
 	}
 	if !s.home.Locked() {
@@ -206,13 +257,22 @@ func (s *Session) Remember(ctx context.Context) error {
 	if _, has, err := s.home.Vault(); has || err != nil {
 		return err
 	}
-	if err := s.enrol(ctx); err != nil {
-		return err
+	return s.settle(ctx)
+}
+
+// settle makes the home keep this vault, as it is, as the one that it uses. Its URL
+// goes last: it is what later commands go by. A machine that may not write to the
+// vault stays unknown there.
+func (s *Session) settle(ctx context.Context) error {
+	if !s.readOnly() {
+		if err := s.enrol(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.home.SetKeys(s.vault.Config.Vault, s.keysToKeep()); err != nil {
 		return err
 	}
-	if err := s.saveHead(); err != nil {
+	if err := s.setHead(); err != nil {
 		return err
 	}
 	s.remember = false
@@ -231,8 +291,31 @@ func (s *Session) keysToKeep() home.Keys {
 
 // saveHead stores the log's head as what this machine has seen, unless the home
 // knows a newer one already.
-func (s *Session) saveHead() error {
-	s.head.Head = s.vault.Log.Head()
+func (s *Session) saveHead() error { return s.updateHead(nil) }
+
+// committed is saveHead, with this machine's newest COMMIT. The home must be locked.
+func (s *Session) committed(entry log.Head) error { return s.updateHead(&entry) }
+
+func (s *Session) updateHead(commit *log.Head) error {
+	head := s.vault.Log.Head()
+	if s.seen && commit == nil && head == s.head.Head {
+		return nil
+	}
+	return s.home.UpdateHead(s.vault.Config.Vault, func(h home.Head) home.Head {
+		if h.Head.Seq < head.Seq || h.Head == (log.Head{}) {
+			h.Head = head
+		}
+		if commit != nil {
+			h.Commit = *commit
+		}
+		s.head, s.seen = h, true
+		return h
+	})
+}
+
+// setHead makes the home believe the log as it is, also where it knows a newer head.
+func (s *Session) setHead() error {
+	s.head.Head, s.seen = s.vault.Log.Head(), true
 	return s.home.SetHead(s.vault.Config.Vault, s.head)
 }
 

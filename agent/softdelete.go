@@ -24,7 +24,7 @@ func (s *Session) SetSoftDelete(ctx context.Context, days int) (before int, err 
 	if err := log.CheckSoftDeleteDays(days); err != nil {
 		return 0, err
 	}
-	if err := s.mayWrite(); err != nil {
+	if err := s.mayWrite(s.vault.Log.State()); err != nil {
 		return 0, err
 	}
 	if err := s.refresh(ctx); err != nil {

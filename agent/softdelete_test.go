@@ -48,11 +48,16 @@ func TestSetSoftDelete(t *testing.T) {
 		}
 		before := l.entries()
 		was := l.machines[0].vault.Log.State().SoftDeleteDays()
-		got, err := r.opened().SetSoftDelete(ctx, step.days)
+		s := r.opened()
+		got, err := s.SetSoftDelete(ctx, step.days)
 		if !step.err(err) || err == nil && got != was {
 			t.Errorf("%+v: %d, %v", step, got, err)
 		}
 		wrote := l.entries() - before
+		if err == nil {
+			l.machines[step.machine] = s
+			l.seen(step.machine)
+		}
 		if days := l.machines[0].vault.Log.State().SoftDeleteDays(); days != step.want || (wrote == 1) != (days != was) {
 			t.Errorf("%+v: %d days, %d entries", step, days, wrote)
 		}

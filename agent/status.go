@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"time"
+
+	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // StatusInfo says how things stand.
@@ -11,16 +13,18 @@ type StatusInfo struct {
 	Vault, VaultID     string
 	Home               string
 	Machine, MachineID string
-	Machines           int // that have joined the vault
-	Points             int // of all machines, the deleted ones not among them
-	Deleted            int // points that can be brought back
-	Held               int // of both, those that are kept from being deleted and purged
-	SoftDeleteDays     int // for how long a deleted point can be brought back
-	Seq                uint64
-	Hash               string // of the log's head
-	Runs               int    // index runs
-	AdminKey           bool   // this machine keeps the key that purges points
+	Machines           int      // that have joined the vault
+	Points             int      // of all machines, the deleted ones not among them
+	Deleted            int      // points that can be brought back
+	Held               int      // of both, those that are kept from being deleted and purged
+	SoftDeleteDays     int      // for how long a deleted point can be brought back
+	Head               log.Head // of the log
+	Runs               int      // index runs
+	AdminKey           bool     // this machine keeps the key that purges points
 	Newest             *PointInfo
+	// Owner is the one machine that may write to the vault; nil: any may.
+	Owner *Owner
+	At    time.Time // when it was looked at
 }
 
 // Status describes the vault, this machine and its newest point.
@@ -34,12 +38,15 @@ func (s *Session) Status(ctx context.Context) (StatusInfo, error) {
 		return StatusInfo{}, err
 	}
 	st := s.vault.Log.State()
-	head := s.vault.Log.Head()
 	out := StatusInfo{
-		Vault: s.place.String(), VaultID: fmt.Sprintf("%x", s.vault.Config.Vault), Home: s.home.Dir,
+		Vault: s.place.String(), VaultID: s.vaultID(), Home: s.home.Dir,
 		Machine: s.host, MachineID: s.machine.ID.String(), Machines: len(st.Machines()), Points: len(points),
 		Deleted: len(deleted), SoftDeleteDays: st.SoftDeleteDays(),
-		Seq: head.Seq, Hash: fmt.Sprintf("%x", head.Hash), Runs: len(st.Runs()), AdminKey: s.kept && s.keys.Admin != nil,
+		Head: s.vault.Log.Head(), Runs: len(st.Runs()), AdminKey: s.kept && s.keys.Admin != nil,
+		At: s.now(),
+	}
+	if o, owned := s.Owner(); owned {
+		out.Owner = &o
 	}
 	for _, p := range slices.Concat(points, deleted) {
 		if p.Held {

@@ -71,13 +71,15 @@ func newRigCut(t testing.TB, cut chunk.CutParams) *rig {
 	b, err := local.Create(r.vault, local.Options{})
 	noErr(t, err)
 	defer b.Close()
-	id, sec, err := vault.Create(t.Context(), b, vault.CreateOptions{
+	_, sec, err := vault.Create(t.Context(), b, vault.CreateOptions{
 		Passphrase: with, Recovery: recovery, KDF: key.KDFParams{Time: 1, MemoryKiB: 64, Lanes: 1}, Cut: cut,
 	})
 	noErr(t, err)
 	h := r.openHome()
 	defer h.Unlock()
-	noErr(t, rememberNew(t.Context(), b, h, r.vault, id, sec))
+	v, err := vault.Open(t.Context(), b, sec.Root, nil, vault.Options{})
+	noErr(t, err)
+	noErr(t, rememberNew(h, r.vault, v, sec))
 	return r
 }
 

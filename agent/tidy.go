@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -28,8 +30,10 @@ func (s *Session) tidy(ctx context.Context) {
 	if err := s.mergeRuns(ctx); err != nil && !errors.Is(err, errSuperseded) {
 		s.log.Warn("merge index runs", "err", err)
 	}
-	if err := s.saveHead(); err != nil {
-		s.log.Warn("save head", "err", err)
+	if s.head.Head != s.vault.Log.Head() {
+		if err := s.saveHead(); err != nil {
+			s.log.Warn("save head", "err", err)
+		}
 	}
 	live := map[string]bool{}
 	for _, id := range s.vault.Log.State().Runs() {
@@ -83,7 +87,7 @@ func (s *Session) tidyFilters(live map[string]bool) {
 	}
 	for _, f := range filters {
 		if !live["index/"+f.Name()] {
-			os.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
+			disk.Remove(filepath.Join(s.cache.FilterDir(), f.Name()))
 		}
 	}
 }
@@ -97,11 +101,11 @@ func (s *Session) mergeRuns(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.mergeInto(ctx, chooseRuns(x.Runs()))
+	return s.mergeInto(ctx, chooseRuns(x.Runs()), s.machine.Key)
 }
 
 // mergeInto makes one run of several, or none where all their packs are gone.
-func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
+func (s *Session) mergeInto(ctx context.Context, runs []*index.Run, signer ed25519.PrivateKey) error {
 	var adds []chunk.ID
 	id, err := s.vault.StoreMerged(ctx, runs, s.cache.SpoolDir(), s.keepCopy)
 	if err == nil {
@@ -113,7 +117,11 @@ func (s *Session) mergeInto(ctx context.Context, runs []*index.Run) error {
 	for i, r := range runs {
 		old[i] = r.ID()
 	}
-	_, err = s.vault.Log.Append(ctx, s.machine.Key, func(st *log.State) (log.Body, error) {
+	_, err = s.vault.Log.Append(ctx, signer, func(st *log.State) (log.Body, error) {
+		// A run that took over a week to be named may be condemned as a killed job's.
+		if slices.ContainsFunc(adds, st.RunGone) {
+			return nil, errSuperseded
+		}
 		for _, o := range old {
 			if !st.RunLive(o) {
 				return nil, errSuperseded

@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,62 +11,106 @@ import (
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // verify is one check of a vault under way. It reads the vault, never the cache.
 type verify struct {
-	s *Session
-	o VerifyOptions
-	v *vault.Vault // on the backend alone, with a log read anew
+	s     *Session
+	o     VerifyOptions
+	depth packDepth    // how far every pack is looked into
+	mends bool         // for a repair: what was given up and is needed by nothing is passed over
+	v     *vault.Vault // on the backend alone, with a log read anew
 
-	hashes [][32]byte       // of the log entries, by seq
-	sizes  map[string]int64 // of all objects that the backend lists
-	listed int64            // the sum of sizes
-	named  map[string]bool  // objects that the log names, of those listed
-	index  *vault.Index
-	packs  map[chunk.ID]*packState
-	point  *log.PointID
+	hashes      [][32]byte       // of the log entries, by seq
+	sizes       map[string]int64 // of all objects that the backend lists
+	listed      int64            // the sum of sizes
+	named       map[string]bool  // objects that the log names, of those listed
+	runs        []*runState
+	blocks      *index.BlockCache // of runs
+	index       *vault.Index
+	summer      *index.Summer // nil: rows are not compared with directories
+	packs       map[chunk.ID]*packState
+	quarantined map[chunk.ID]bool // and not swept
+	reads       *packReads
+	point       *log.PointID
 
-	objects, bytes, hurt atomic.Int64
+	objects, bytes atomic.Int64
 
 	mu       sync.Mutex // guards the rest
 	damage   []Damage
 	damaged  int64
+	harmless int64 // of damaged: nothing needs them
 	reported time.Time
+
+	lost lostCount // of who goes through the points
 }
 
-// packState is what a check knows of a pack.
-type packState struct {
-	typ    uint8
-	length uint64
-	bad    bool            // missing or wholly damaged
-	badRec map[uint32]bool // damaged records, by number
+// checkCacheBytes bounds the decoded blocks of index runs that a check keeps: who looks
+// many things up sorts them first.
+const checkCacheBytes = 1 << 20
+
+// newVerify is a check that has read nothing yet.
+func (s *Session) newVerify(o VerifyOptions, depth packDepth) *verify {
+	return &verify{
+		s: s, o: o, depth: depth, named: map[string]bool{}, packs: map[chunk.ID]*packState{},
+		blocks: index.NewBlockCache(checkCacheBytes),
+	}
 }
 
 // Verify checks that all that the log names is there and fits together; with
-// ReadData that every byte of it is as it was written. It returns ErrDamaged
-// with a result that says what is not.
+// ReadData that every byte of it is as it was written, and with Sample a part of
+// that. It returns ErrDamaged with a result that says what is not. With Quarantine
+// the home must be locked.
 func (s *Session) Verify(ctx context.Context, o VerifyOptions) (VerifyResult, error) {
 	begun := s.now()
-	c := &verify{s: s, o: o, named: map[string]bool{}, packs: map[chunk.ID]*packState{}}
-	err := c.run(ctx)
-	res := VerifyResult{
-		Objects: c.objects.Load(), Bytes: c.bytes.Load(), Damage: c.damage, Damaged: c.damaged, Hurt: c.hurt.Load(),
-		Points: int64(len(c.points())), Duration: s.now().Sub(begun),
+	if o.Sample < 0 || o.Sample > 100 || o.Sample > 0 && (o.ReadData || o.Point != "") {
+		return VerifyResult{}, fmt.Errorf("a sample of %v %% cannot be read", o.Sample)
 	}
-	if c.point == nil {
-		for name := range c.sizes {
-			if !c.named[name] {
-				res.Unnamed++
-			}
+	if o.Quarantine {
+		if err := s.beginWriting(ctx); err != nil {
+			return VerifyResult{}, err
 		}
 	}
+	c := s.newVerify(o, depthLength)
+	if o.ReadData {
+		c.depth = depthData
+	}
+	err := c.run(ctx)
+	c.reads.save(err == nil && c.point == nil)
+	res := c.result()
+	if err == nil && o.Quarantine {
+		res.Quarantined, err = s.distrust(ctx, c, "found damaged or missing by a check")
+	}
+	res.Duration = s.now().Sub(begun)
 	if err == nil && (res.Damaged > 0 || res.Hurt > 0) {
 		err = ErrDamaged
 	}
 	return res, err
+}
+
+func (c *verify) result() VerifyResult {
+	res := VerifyResult{
+		Objects: c.objects.Load(), Bytes: c.bytes.Load(), Damage: c.damage, Damaged: c.damaged, Harmless: c.harmless,
+		Hurt: c.lost.files, HurtPoints: int64(len(c.lost.points)), LostBytes: c.lost.bytes, Points: int64(len(c.points())),
+	}
+	for _, r := range c.runs {
+		if r.bad && r.live {
+			res.DamagedRuns++
+		}
+	}
+	res.Read = c.reads.coverage()
+	if c.point != nil {
+		return res
+	}
+	for name := range c.sizes {
+		if !c.named[name] {
+			res.Unnamed++
+		}
+	}
+	return res
 }
 
 func (c *verify) run(ctx context.Context) error {
@@ -79,18 +121,34 @@ func (c *verify) run(ctx context.Context) error {
 		}
 		c.point = &p.Point.ID
 	}
-	if err := c.list(ctx); err != nil {
-		return err
-	}
-	if err := c.readLog(ctx); err != nil {
-		return err
-	}
-	for _, step := range []func(context.Context) error{c.checkKeys, c.checkLog, c.checkRuns, c.checkPacks, c.checkPoints} {
+	return c.steps(ctx, c.begin, c.checkKeys, c.checkLog, c.checkRuns, c.checkPacks, c.checkPoints, c.reportPacks)
+}
+
+func (c *verify) steps(ctx context.Context, all ...func(context.Context) error) error {
+	for _, step := range all {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// begin reads what all other steps go by.
+func (c *verify) begin(ctx context.Context) error {
+	if err := c.steps(ctx, c.list, c.readLog); err != nil {
+		return err
+	}
+	c.quarantined = map[chunk.ID]bool{}
+	for _, id := range c.v.Log.State().Quarantined() {
+		c.quarantined[id] = true
+	}
+	c.reads = c.s.packReads()
+	if c.depth == depthLength && c.o.Sample == 0 {
+		return nil
+	}
+	var err error
+	c.summer, err = index.NewSummer(c.s.randomness())
+	return err
 }
 
 // list asks the backend what it has. That is not believed: an object is missing
@@ -145,41 +203,6 @@ func (c *verify) object(name string) {
 	c.mu.Unlock()
 	c.objects.Add(1)
 	c.progress(name)
-}
-
-// bad reports a damaged or missing object.
-func (c *verify) bad(name string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.damaged++
-	if len(c.damage) < MaxDamageReports {
-		c.damage = append(c.damage, Damage{Object: name, Text: damageText(err)})
-	}
-}
-
-func damageText(err error) string {
-	if errors.Is(err, backend.ErrNotFound) {
-		return "missing"
-	}
-	return strings.TrimPrefix(err.Error(), key.ErrDamaged.Error()+": ")
-}
-
-// isFinding tells damage and absence, which a check reports, from errors that
-// end it: those say nothing about the vault.
-func isFinding(err error) bool {
-	return errors.Is(err, key.ErrDamaged) || errors.Is(err, key.ErrNewer) || errors.Is(err, backend.ErrNotFound)
-}
-
-// found reports err if it is a finding, and returns it otherwise.
-func (c *verify) found(name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	if isFinding(err) {
-		c.bad(name, err)
-		return nil
-	}
-	return fmt.Errorf("check %s: %w", name, err)
 }
 
 // whole reads a small object and compares its hash.

@@ -34,34 +34,98 @@ func (c *verify) points() []log.PointInfo {
 	return nil
 }
 
-// errHurt ends the walk of a manifest at the first thing that is not whole.
-var errHurt = errors.New("hurt")
+// manifestRef is a manifest that a check goes through.
+type manifestRef struct {
+	point      log.PointID
+	unfinished bool // of a PARTIAL: what it has is kept for the job's next try
+	src        *log.Source
+}
 
-// checkPoints checks that all that points name is found, in packs that are
-// whole. Pages that points share are looked at once; where something is hurt,
-// each point is gone through to name its files.
-func (c *verify) checkPoints(ctx context.Context) error {
-	pages := c.v.NewPages(c.index)
-	seen := map[chunk.ID]bool{}
+func (c *verify) manifests() (all []manifestRef) {
 	for _, p := range c.points() {
 		for i := range p.Point.Sources {
-			src := &p.Point.Sources[i]
-			if src.Status == log.StatusFailed {
-				continue
-			}
-			whole, err := c.manifestWhole(ctx, pages, src.Root, seen)
-			if err != nil {
-				return err
-			}
-			if whole {
-				continue
-			}
-			if err := c.nameHurt(ctx, pages, p.Point.ID, src); err != nil {
-				return err
+			if src := &p.Point.Sources[i]; src.Status != log.StatusFailed {
+				all = append(all, manifestRef{point: p.Point.ID, src: src})
 			}
 		}
 	}
+	if c.point != nil {
+		return all
+	}
+	for _, p := range c.v.Log.State().Partials() {
+		all = append(all, manifestRef{p.Point.ID, true, p.Source})
+	}
+	return all
+}
+
+// lostCount is what of the points cannot be had. A file counts once for each point
+// that has it.
+type lostCount struct {
+	points  map[log.PointID]bool // of which something is hurt
+	files   int64
+	bytes   int64 // of files' content, as far as it is known
+	nowhere int64 // references that the index has no place for
+}
+
+// errHurt ends the walk of a manifest at the first thing that is not whole.
+var errHurt = errors.New("hurt")
+
+// checkPoints checks that all that points and unfinished jobs name is found, in
+// packs that are whole. Pages that points share are looked at once; where something
+// is hurt, each point is gone through to name its files.
+func (c *verify) checkPoints(ctx context.Context) error {
+	pages := c.v.NewPages(c.index)
+	seen := map[chunk.ID]bool{}
+	c.lost = lostCount{points: map[log.PointID]bool{}}
+	for _, m := range c.manifests() {
+		whole, err := c.manifestWhole(ctx, pages, m.src.Root, seen)
+		if err != nil {
+			return err
+		}
+		if whole {
+			continue
+		}
+		c.lost.points[m.point] = true
+		if err := c.nameHurt(ctx, pages, m); err != nil {
+			return err
+		}
+		if err := c.markNeeded(ctx, pages, m.src.Root, seen); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// markNeeded goes through a manifest that is hurt once more, to find all packs that
+// it lacks something of: its pages were not all looked up.
+func (c *verify) markNeeded(ctx context.Context, pages *vault.Pages, root chunk.ID, whole map[chunk.ID]bool) error {
+	been := map[chunk.ID]bool{}
+	w := manifest.Walker{
+		Reader: pages,
+		Seen: func(page chunk.ID) bool {
+			was := whole[page] || been[page]
+			been[page] = true
+			return was
+		},
+		Visit: func(ref manifest.Ref) error {
+			_, err := c.available(ctx, ref.ID, refType(ref))
+			return err
+		},
+		Damaged: func(_ []byte, _ chunk.ID, err error) error {
+			if isFinding(err) {
+				return nil
+			}
+			return err
+		},
+	}
+	return w.Walk(ctx, root)
+}
+
+func refType(ref manifest.Ref) uint8 {
+	if ref.Page {
+		return key.TypeManifestPack
+	}
+	return key.TypeDataPack
 }
 
 // manifestWhole tells whether all pages and chunks of a manifest can be had.
@@ -105,11 +169,7 @@ const refsAtOnce = 8 << 10
 func (c *verify) checkRefs(ctx context.Context, refs *[]manifest.Ref) error {
 	slices.SortFunc(*refs, func(a, b manifest.Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	for _, ref := range *refs {
-		typ := key.TypeDataPack
-		if ref.Page {
-			typ = key.TypeManifestPack
-		}
-		if ok, err := c.available(ctx, ref.ID, typ); err != nil {
+		if ok, err := c.available(ctx, ref.ID, refType(ref)); err != nil {
 			return err
 		} else if !ok {
 			return errHurt
@@ -119,30 +179,39 @@ func (c *verify) checkRefs(ctx context.Context, refs *[]manifest.Ref) error {
 	return nil
 }
 
-// available tells whether some place of a chunk or page is whole.
+// available tells whether some place of a chunk or page is whole. Where none is,
+// the packs that should have it are needed.
 func (c *verify) available(ctx context.Context, id chunk.ID, typ uint8) (bool, error) {
 	locs, err := c.index.Find(ctx, id, nil)
 	if err != nil && !isFinding(err) {
 		return false, err
 	}
 	// Where a run is damaged it is in none that can be read.
-	for _, l := range locs {
-		if l.Type == typ && c.placeWhole(&l) {
+	for i := range locs {
+		if l := &locs[i]; l.Type == typ && c.placeWhole(l, id) {
 			return true, nil
 		}
+	}
+	for i := range locs {
+		if p := c.packs[locs[i].Pack]; p != nil {
+			p.needed = true
+		}
+	}
+	if len(locs) == 0 {
+		c.lost.nowhere++
 	}
 	return false, nil
 }
 
-func (c *verify) placeWhole(l *index.Location) bool {
+func (c *verify) placeWhole(l *index.Location, id chunk.ID) bool {
 	p := c.packs[l.Pack]
-	return p != nil && !p.bad && !p.badRec[l.Number]
+	return p != nil && !p.bad && !p.badRec[l.Number] && (p.disputed == nil || l.Says(p.disputed, id))
 }
 
 // nameHurt names the files of one source of a point that cannot be restored
 // whole.
-func (c *verify) nameHurt(ctx context.Context, pages *vault.Pages, point log.PointID, src *log.Source) error {
-	cur := manifest.NewCursor(pages, src.Root)
+func (c *verify) nameHurt(ctx context.Context, pages *vault.Pages, m manifestRef) error {
+	cur := manifest.NewCursor(pages, m.src.Root)
 	var last []byte
 	for {
 		k, e, err := cur.Next(ctx)
@@ -151,7 +220,7 @@ func (c *verify) nameHurt(ctx context.Context, pages *vault.Pages, point log.Poi
 			return nil
 		case err != nil && isFinding(err):
 			to := cur.Resume()
-			c.nameRange(point, src, last, to, err)
+			c.nameFile(m, joined(m.src.Path, last), lostRange(m.src.Path, last, to)+": "+damageText(err), 0)
 			if to == nil {
 				return nil
 			}
@@ -160,65 +229,69 @@ func (c *verify) nameHurt(ctx context.Context, pages *vault.Pages, point log.Poi
 			return err
 		}
 		last = append(last[:0], k...)
-		if why, err := c.entryHurt(ctx, pages, e); err != nil {
+		if why, lost, err := c.entryHurt(ctx, pages, e); err != nil {
 			return err
 		} else if why != "" {
-			c.nameFile(point, joined(src.Path, k), why)
+			c.nameFile(m, joined(m.src.Path, k), why, lost)
 		}
 	}
 }
 
-// nameRange says which part of a list of files is lost with a page.
-func (c *verify) nameRange(point log.PointID, src *log.Source, from, to []byte, err error) {
-	text := "the list of files is damaged from here to the end: " + damageText(err)
-	if to != nil && !bytes.Equal(from, to) {
-		text = fmt.Sprintf("the list of files is damaged from here to %s: %s", joined(src.Path, to), damageText(err))
+// lostRange says which part of a list of files is lost with a page of it: what is
+// behind from and before to, or up to the end where that is nil.
+func lostRange(path string, from, to []byte) string {
+	if to == nil {
+		return "the list of files is damaged from here to the end"
 	}
-	c.nameFile(point, joined(src.Path, from), text)
+	if bytes.Equal(from, to) {
+		return "the list of files is damaged from here on"
+	}
+	return "the list of files is damaged from here to " + joined(path, to)
 }
 
-func (c *verify) nameFile(point log.PointID, path, why string) {
-	c.hurt.Add(1)
+func (c *verify) nameFile(m manifestRef, path, why string, lost uint64) {
+	c.lost.files++
+	c.lost.bytes += int64(lost)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.damage) < MaxDamageReports {
-		c.damage = append(c.damage, Damage{Point: point.String(), Path: path, Text: why})
+		c.damage = append(c.damage, Damage{Point: m.point.String(), Unfinished: m.unfinished, Path: path, Text: why})
 	}
 }
 
-// entryHurt tells what of an entry cannot be had, or "".
-func (c *verify) entryHurt(ctx context.Context, pages *vault.Pages, e *manifest.Entry) (string, error) {
+// entryHurt tells what of an entry cannot be had, or "", and how many bytes of
+// content that is.
+func (c *verify) entryHurt(ctx context.Context, pages *vault.Pages, e *manifest.Entry) (why string, lost uint64, err error) {
 	if !e.XattrRef.Hole() {
 		if ok, err := c.available(ctx, e.XattrRef.ID, key.TypeDataPack); err != nil {
-			return "", err
+			return "", 0, err
 		} else if !ok {
-			return "its attributes are lost", nil
+			why = "its attributes are lost"
 		}
 	}
 	if e.Kind != manifest.KindFile {
-		return "", nil
+		return why, 0, nil
 	}
-	var lost uint64
 	for x, err := range manifest.Extents(ctx, pages, e) {
 		if err != nil {
 			if isFinding(err) {
-				return "its block table is damaged: " + damageText(err), nil
+				return "its block table is damaged: " + damageText(err), e.Size, nil
 			}
-			return "", err
+			return "", 0, err
 		}
 		if x.Hole() {
 			continue
 		}
 		ok, err := c.available(ctx, x.ID, key.TypeDataPack)
 		if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		if !ok {
 			lost += x.Length
 		}
 	}
 	if lost > 0 {
-		return fmt.Sprintf("%d of %d bytes are lost", lost, e.Size), nil
+		return fmt.Sprintf("%d of %d bytes are lost", lost, e.Size), lost, nil
 	}
-	return "", nil
+	return why, 0, nil
 }

@@ -10,6 +10,7 @@
 //	  filters/<run>                          Bloom filters of index runs
 //	  log                                    verified log entries, MACed
 //	  journal                                the job under way (package journal)
+//	  listed, read                           when packs were listed and read (Memo)
 //	  spool/                                 open packs, spilled index runs
 //
 // # Trust
@@ -32,6 +33,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -43,7 +45,7 @@ type Dir struct{ path string }
 func Open(root string, id key.VaultID) (*Dir, error) {
 	d := &Dir{filepath.Join(root, fmt.Sprintf("%x", id))}
 	for _, sub := range []string{"objects", "filters", "spool"} {
-		if err := os.MkdirAll(filepath.Join(d.path, sub), 0o700); err != nil {
+		if err := disk.MkdirAll(filepath.Join(d.path, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open cache: %w", err)
 		}
 	}
@@ -52,7 +54,7 @@ func Open(root string, id key.VaultID) (*Dir, error) {
 
 // Wipe removes all derived data of the vault.
 func (d *Dir) Wipe() error {
-	if err := os.RemoveAll(d.path); err != nil {
+	if err := disk.RemoveAll(d.path); err != nil {
 		return fmt.Errorf("wipe cache: %w", err)
 	}
 	return nil
@@ -138,11 +140,11 @@ func (o *Objects) Add(name string, body io.ReaderAt, size int64) error {
 
 func (o *Objects) add(name string, r io.Reader, size int64) error {
 	path := o.file(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := disk.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("cache %s: %w", name, err)
 	}
 	tmp := filepath.Join(o.dir.SpoolDir(), fmt.Sprintf("keep-%d-%d", os.Getpid(), o.seq.Add(1)))
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := disk.Open(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("cache %s: %w", name, err)
 	}
@@ -155,10 +157,10 @@ func (o *Objects) add(name string, r io.Reader, size int64) error {
 	}
 	if err == nil {
 		// Not synced: a copy that a power cut tore fails to open and is fetched again.
-		err = os.Rename(tmp, path)
+		err = disk.Rename(tmp, path)
 	}
 	if err != nil {
-		os.Remove(tmp)
+		disk.Remove(tmp)
 		return fmt.Errorf("cache %s: %w", name, err)
 	}
 	return nil
@@ -166,7 +168,7 @@ func (o *Objects) add(name string, r io.Reader, size int64) error {
 
 // Drop removes the local copy of an object that turned out damaged, and tells
 // whether there was one: then reading again asks the vault.
-func (o *Objects) Drop(name string) bool { return os.Remove(o.file(name)) == nil }
+func (o *Objects) Drop(name string) bool { return disk.Remove(o.file(name)) == nil }
 
 // Delete implements part of [backend.Backend].
 func (o *Objects) Delete(ctx context.Context, name string) error {
@@ -178,7 +180,7 @@ func (o *Objects) Delete(ctx context.Context, name string) error {
 func (o *Objects) Retain(keep func(name string) bool) error {
 	return o.each(func(name, path string) {
 		if !keep(name) {
-			os.Remove(path)
+			disk.Remove(path)
 		}
 	})
 }
@@ -227,7 +229,7 @@ func (d *Dir) Sweep() error {
 		if info, err := e.Info(); strings.HasPrefix(e.Name(), "keep-") && (err != nil || time.Since(info.ModTime()) < keepAge) {
 			continue // may be a reader's that runs beside us
 		}
-		os.RemoveAll(filepath.Join(d.SpoolDir(), e.Name()))
+		disk.RemoveAll(filepath.Join(d.SpoolDir(), e.Name()))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ import (
 var ErrExists = errors.New("a vault is there already")
 
 // ErrNotCreateOnly is returned where a backend lets an object be replaced, so
-// that several machines could not write to one vault safely.
+// that several machines could not write to one vault safely: see key.ModeOwner.
 var ErrNotCreateOnly = errors.New("the backend replaces objects that exist")
 
 // DefaultSoftDeleteDays is for how long a deleted point can be brought back.
@@ -40,8 +40,11 @@ type CreateOptions struct {
 	// log.MinSoftDeleteDays to log.MaxSoftDeleteDays; zero chooses
 	// DefaultSoftDeleteDays.
 	SoftDeleteDays int
-	Clock          func() time.Time
-	Rand           io.Reader
+	// Owner is the machine that alone may write where the backend is not
+	// create-only; zero: such a backend is refused with ErrNotCreateOnly.
+	Owner log.MachineID
+	Clock func() time.Time
+	Rand  io.Reader
 }
 
 // complete puts defaults in and refuses what no vault can have.
@@ -64,7 +67,9 @@ func (o *CreateOptions) complete() error {
 // Create makes a vault on an empty backend and returns its secrets. The log's
 // first entry is what makes it a vault: where an earlier Create ended before
 // that, this one goes on with its config. Of several that run at the same time,
-// one succeeds; the others return ErrExists.
+// one succeeds; the others return ErrExists. On a backend that replaces objects
+// nobody can be sure of that: there it looks back at the end whether the vault is
+// the one that it made.
 func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.VaultID, sec key.Secrets, err error) {
 	if err := o.complete(); err != nil {
 		return id, sec, err
@@ -76,9 +81,6 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 	}
 	left, err := leftSlots(ctx, b)
 	if err != nil {
-		return id, sec, err
-	}
-	if err := Probe(ctx, b, o.Rand); err != nil {
 		return id, sec, err
 	}
 	raw, c, err := createConfig(ctx, b, o)
@@ -101,7 +103,14 @@ func Create(ctx context.Context, b backend.Backend, o CreateOptions) (id key.Vau
 		}
 		g.Slots = append(g.Slots, s)
 	}
-	err = log.Create(ctx, b, key.NewRing(c.Vault, sec.Root), admin, g, log.Options{Now: o.Clock, Rand: o.Rand})
+	lo := log.Options{Now: o.Clock, Rand: o.Rand}
+	if c.Mode == key.ModeOwner {
+		lo.Sole = func(*log.State, log.Body) error { return nil }
+	}
+	err = log.Create(ctx, b, key.NewRing(c.Vault, sec.Root), admin, g, lo)
+	if err == nil && c.Mode == key.ModeOwner {
+		err = stillThere(ctx, b, raw)
+	}
 	if errors.Is(err, backend.ErrExists) {
 		left, err = nil, ErrExists
 		for _, s := range g.Slots {
@@ -139,6 +148,11 @@ func leftSlots(ctx context.Context, b backend.Backend) (names []string, err erro
 // createConfig stores a config, or takes the one of a Create that never ended.
 func createConfig(ctx context.Context, b backend.Backend, o CreateOptions) ([]byte, key.Config, error) {
 	c := key.Config{Mode: key.ModeShared, Cut: o.Cut}
+	if err := Probe(ctx, b, o.Rand); errors.Is(err, ErrNotCreateOnly) && o.Owner != (log.MachineID{}) {
+		c.Mode, c.Owner = key.ModeOwner, o.Owner
+	} else if err != nil {
+		return nil, c, err
+	}
 	if _, err := io.ReadFull(o.Rand, c.Vault[:]); err != nil {
 		return nil, c, fmt.Errorf("draw vault ID: %w", err)
 	}
@@ -146,16 +160,41 @@ func createConfig(ctx context.Context, b backend.Backend, o CreateOptions) ([]by
 	if err != nil {
 		return nil, c, fmt.Errorf("write config: %w", err)
 	}
+	mode := c.Mode
+	if mode == key.ModeOwner { // nothing but this look keeps the Put from replacing a vault's config
+		if _, _, err := ReadConfig(ctx, b); err == nil {
+			return nil, c, ErrExists
+		} else if !errors.Is(err, ErrNone) {
+			return nil, c, err
+		}
+	}
 	err = backend.PutBytes(ctx, b, configName, raw)
 	if errors.Is(err, backend.ErrExists) {
 		if raw, err = backend.ReadAll(ctx, b, configName, maxSmallObject); err == nil {
 			c, err = key.ParseConfig(raw)
+		}
+		if err == nil && c.Mode != mode {
+			err = fmt.Errorf("%w: it was begun when the backend treated objects that exist in another way; delete it", key.ErrDamaged)
 		}
 	}
 	if err != nil {
 		return nil, c, fmt.Errorf("write config: %w", err)
 	}
 	return raw, c, nil
+}
+
+// stillThere tells whether the config of a vault of one writer is the one that
+// was written: another Create may have replaced it, and its log then opens under
+// other keys.
+func stillThere(ctx context.Context, b backend.Backend, config []byte) error {
+	raw, err := backend.ReadAll(ctx, b, configName, maxSmallObject)
+	if err != nil {
+		return fmt.Errorf("read config back: %w", err)
+	}
+	if !bytes.Equal(raw, config) {
+		return fmt.Errorf("read config back: %w: another one was written at the same time", backend.ErrExists)
+	}
+	return nil
 }
 
 // PutSlot seals the secrets under a credential, stores the slot, and returns

@@ -1,13 +1,13 @@
 package vault
 
 import (
-	"context"
+	"crypto/ed25519"
 	"errors"
-	"io"
 	"strings"
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/backend/mem"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -94,22 +94,94 @@ func TestCreateGoesOn(t *testing.T) {
 	}
 }
 
-// replacing is a backend whose Put replaces what is there.
-type replacing struct{ *mem.Backend }
-
-func (r replacing) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
-	if err := r.Delete(ctx, name); err != nil && !errors.Is(err, backend.ErrNotFound) {
-		return err
-	}
-	return r.Backend.Put(ctx, name, body, size)
-}
-
+// Without an owner a backend whose Put replaces is refused, and left as it was.
 func TestProbeRefusesReplacing(t *testing.T) {
 	b := mem.New()
-	if _, _, err := Create(t.Context(), replacing{b}, createOptions(t)); !errors.Is(err, ErrNotCreateOnly) {
+	if _, _, err := Create(t.Context(), fault.Replacing(b), createOptions(t)); !errors.Is(err, ErrNotCreateOnly) {
 		t.Errorf("Create on a backend that replaces: %v", err)
 	}
 	if left := b.Names(); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+func TestCreateOwnerMode(t *testing.T) {
+	for _, replaces := range []bool{false, true} {
+		m := mem.New()
+		var b backend.Backend = m
+		if replaces {
+			b = fault.Replacing(m)
+		}
+		o := createOptions(t)
+		o.Owner = log.MachineID{7}
+		_, sec, err := Create(t.Context(), b, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := Open(t.Context(), b, sec.Root, nil, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := key.Config{Vault: v.Config.Vault, Cut: v.Config.Cut}
+		if replaces {
+			want.Mode, want.Owner = key.ModeOwner, o.Owner
+		}
+		if v.Config != want {
+			t.Errorf("replaces %v: %+v", replaces, v.Config)
+		}
+		_, err = v.Log.Append(t.Context(), ed25519.NewKeyFromSeed(sec.AdminSeed[:]), func(*log.State) (log.Body, error) {
+			return &log.Machine{ID: o.Owner, Name: "m", OS: "linux"}, nil
+		})
+		if replaces && !errors.Is(err, ErrNotOwner) || !replaces && err != nil {
+			t.Errorf("replaces %v: a write of somebody: %v", replaces, err)
+		}
+		if _, _, err := Create(t.Context(), b, o); !errors.Is(err, ErrExists) {
+			t.Errorf("replaces %v: a second Create: %v", replaces, err)
+		}
+	}
+}
+
+// Two that make a vault at the same time where Put replaces: the one that ends last
+// reports only what is there.
+func TestCreateOwnerModeAtOnce(t *testing.T) {
+	probe := mem.New()
+	o := createOptions(t)
+	o.Owner = log.MachineID{1}
+	count := fault.New(fault.Replacing(probe), nil)
+	if _, _, err := Create(t.Context(), count, o); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for n := range count.Count() {
+		for _, after := range []bool{false, true} {
+			m := mem.New()
+			var rivalErr error
+			var rivalSec key.Secrets
+			b := fault.New(fault.Replacing(m), func(op fault.Op) fault.Action {
+				if op.N == n && op.After == after {
+					rival := createOptions(t)
+					rival.Owner = log.MachineID{2}
+					_, rivalSec, rivalErr = Create(t.Context(), fault.Replacing(m), rival)
+				}
+				return fault.Action{}
+			})
+			_, sec, err := Create(t.Context(), b, o)
+			if err == nil && !opens(t, m, sec.Root) {
+				t.Errorf("operation %d, after %v: ours was reported, and does not open", n, after)
+			}
+			if rivalErr == nil && !opens(t, m, rivalSec.Root) {
+				lost++
+			}
+		}
+	}
+	// The rival is lost if it is made between a look and the Put that follows it: of
+	// the config, or of the first entry.
+	if lost > 4 {
+		t.Errorf("a vault that was made at the same time is lost in %d cases", lost)
+	}
+}
+
+func opens(t *testing.T, b backend.Backend, root key.Root) bool {
+	_, err := Open(t.Context(), b, root, nil, Options{})
+	return err == nil
 }

@@ -56,17 +56,20 @@ func DecodeDirectory(raw []byte) (pack.Directory, error) {
 	return dir, nil
 }
 
-// HasPack tells whether the backend has a pack of the directory's length. An
+// HasPack tells whether the backend has a pack of just the directory's length. An
 // error says nothing about the pack.
 func (v *Vault) HasPack(ctx context.Context, d pack.Directory) (bool, error) {
-	var b [1]byte
-	name := pack.Name(d.ID)
-	err := backend.ReadAt(ctx, v.Backend, name, int64(d.Length)-1, b[:])
-	if errors.Is(err, backend.ErrNotFound) || errors.Is(err, io.ErrUnexpectedEOF) {
+	r, err := v.Backend.Get(ctx, pack.Name(d.ID), int64(d.Length)-1, 2)
+	if errors.Is(err, backend.ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("look for pack %s: %w", d.ID.Short(), err)
 	}
-	return true, nil
+	defer r.Close()
+	n, err := io.Copy(io.Discard, io.LimitReader(r, 2))
+	if err != nil {
+		return false, fmt.Errorf("look for pack %s: %w", d.ID.Short(), err)
+	}
+	return n == 1, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -48,6 +49,13 @@ type IndexOptions struct {
 	// Tolerant passes over runs that are missing or damaged: for a check, and
 	// for restoring what is left.
 	Tolerant bool
+	// Fallback, of a tolerant Index, is called once where a run turns out missing or
+	// damaged. Find looks into the runs that it gives, too, from then on. It may be
+	// called again after an error.
+	Fallback func(context.Context) ([]*index.Run, error)
+	// Runs, if not nil, are looked into in place of those that the log says are live.
+	// Usable knows nothing of them.
+	Runs []*index.Run
 }
 
 // Index finds chunks and pages in the live index runs of a vault. It is safe for
@@ -64,6 +72,11 @@ type Index struct {
 	at      log.Head   // the log that the runs are of
 	skip    int        // misses until renew looks again
 	pause   int        // how many those were at first
+	passed  bool       // a live run could not be opened
+
+	fallbackMu sync.Mutex // held while Fallback is called; guards the rest
+	asked      bool       // Fallback gave what it can
+	fallback   []*index.Run
 }
 
 // OpenIndex opens the index runs that are live as of the log's state.
@@ -86,9 +99,18 @@ func (x *Index) Refresh(ctx context.Context) error {
 // backend's copies.
 func (x *Index) refresh(ctx context.Context, keep bool) error {
 	x.at = x.v.Log.Head()
+	if x.opts.Runs != nil {
+		members := make([]index.Member, len(x.opts.Runs))
+		for i, r := range x.opts.Runs {
+			members[i].Run = r
+		}
+		x.reading, x.dedupe = index.NewSet(nil, members...), index.NewSet(nil)
+		return nil
+	}
 	live := x.v.Log.State().Runs()
 	runs := make(map[chunk.ID]index.Member, len(live))
 	var reading, dedupe []index.Member
+	passed := false
 	for i := len(live) - 1; i >= 0; i-- { // newest first
 		id := live[i]
 		m, ok := x.runs[id]
@@ -100,6 +122,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 			}
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
+				passed = true
 				continue
 			}
 			if err != nil {
@@ -110,7 +133,7 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		reading = append(reading, index.Member{Run: m.Run})
 		dedupe = append(dedupe, m)
 	}
-	x.runs = runs
+	x.runs, x.passed = runs, passed
 	x.reading = index.NewSet(nil, reading...)
 	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
 	return nil
@@ -187,7 +210,7 @@ func (x *Index) filter(ctx context.Context, run *index.Run) (*index.Filter, erro
 	}
 	if x.opts.FilterDir != "" {
 		// Not synced and not atomic: a torn filter fails its checksum.
-		if err := os.WriteFile(path, f.Bytes(), 0o600); err != nil {
+		if err := disk.WriteFile(path, f.Bytes(), 0o600); err != nil {
 			x.v.logger.Warn("keep filter", "err", err)
 		}
 	}
@@ -220,59 +243,6 @@ func (x *Index) Usable(ctx context.Context, id chunk.ID) (bool, error) {
 	}
 }
 
-// Find appends all places of a chunk or page to dst. A tolerant Index passes over
-// damaged runs, as long as another one knows a place. Where it finds none, or a run
-// is gone, it looks into the log for newer runs.
-func (x *Index) Find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	locs, err := x.find(ctx, id, dst)
-	gone := err == nil && len(locs) == len(dst) || errors.Is(err, backend.ErrNotFound)
-	if gone && x.renew(ctx) {
-		return x.find(ctx, id, dst)
-	}
-	return locs, err
-}
-
-func (x *Index) find(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	for {
-		x.mu.RLock()
-		set := x.reading
-		x.mu.RUnlock()
-		locs, err := set.LookupAll(ctx, id, dst)
-		if err == nil || !errors.Is(err, key.ErrDamaged) {
-			return locs, err
-		}
-		if x.reopen(ctx, set) {
-			continue
-		}
-		if !x.opts.Tolerant {
-			return locs, err
-		}
-		return x.findWhole(ctx, id, dst)
-	}
-}
-
-// findWhole looks into each run by itself. It returns an error where nothing was
-// found and something is damaged.
-func (x *Index) findWhole(ctx context.Context, id chunk.ID, dst []index.Location) ([]index.Location, error) {
-	had := len(dst)
-	var damage error
-	for _, r := range x.Runs() {
-		locs, err := r.Lookup(ctx, id, dst)
-		switch {
-		case err == nil:
-			dst = locs
-		case errors.Is(err, key.ErrDamaged):
-			damage = err
-		default:
-			return dst, err
-		}
-	}
-	if len(dst) > had {
-		damage = nil
-	}
-	return dst, damage
-}
-
 // reopen drops damaged copies of runs and opens the vault's own, unless that
 // was done since somebody took set. It is false where there was no copy, so that
 // the damage is the vault's.
@@ -296,29 +266,6 @@ func (x *Index) reopen(ctx context.Context, set *index.Set) bool {
 	return x.refresh(ctx, false) == nil
 }
 
-// maxRenewSkip bounds how many misses pass without a look into the log: in a
-// damaged vault each chunk may be one.
-const maxRenewSkip = 4096
-
-// renew reads the log again, and opens the runs that it names now: what is missed
-// may have been written anew since, and deleted where it was. It is false where
-// there is nothing new; after that it looks more rarely.
-func (x *Index) renew(ctx context.Context) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.skip > 0 {
-		x.skip--
-		return false
-	}
-	if !x.moved(ctx) && x.at == x.v.Log.Head() {
-		x.pause = min(2*x.pause+1, maxRenewSkip)
-		x.skip = x.pause
-		return false
-	}
-	x.skip, x.pause = 0, 0
-	return x.refresh(ctx, false) == nil
-}
-
 // MemoryBytes is about what the index holds in memory for as long as it is open.
 func (x *Index) MemoryBytes() (n int64) {
 	x.mu.RLock()
@@ -334,6 +281,9 @@ func (x *Index) MemoryBytes() (n int64) {
 
 // Runs are the opened runs.
 func (x *Index) Runs() []*index.Run {
+	if x.opts.Runs != nil {
+		return x.opts.Runs
+	}
 	var all []*index.Run
 	for _, m := range slices.Backward(x.Members()) {
 		all = append(all, m.Run)

@@ -5,10 +5,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -40,7 +40,7 @@ type jobIndex struct {
 type spilled struct {
 	run    *index.Run
 	filter *index.Filter
-	file   *os.File
+	file   *disk.File
 }
 
 func newJobIndex(ring *key.Ring, dir string) *jobIndex {

@@ -48,6 +48,10 @@ func (r *RecordReader) Chunk(ctx context.Context, places []index.Location, id ch
 	for i := range places {
 		l := &places[i]
 		plain, err := r.record(ctx, l)
+		if err == nil && uint64(l.Offset)+uint64(l.Length) > uint64(len(plain)) {
+			// Of a record that another run describes otherwise.
+			err = fmt.Errorf("%w: the index points outside of the record", key.ErrDamaged)
+		}
 		if err == nil {
 			data = plain[l.Offset : l.Offset+l.Length]
 			err = r.scratch.Check(l.Type, id, data)

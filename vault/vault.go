@@ -40,6 +40,10 @@ import (
 // ErrNone is returned where a backend holds no vault.
 var ErrNone = errors.New("no vault there")
 
+// ErrNotOwner is for a write to a vault in which one machine alone may write, by
+// another one.
+var ErrNotOwner = errors.New("only the vault's owner may write to it")
+
 const (
 	configName = "config"
 	slotPrefix = "keys/"
@@ -157,6 +161,8 @@ func Unlock(ctx context.Context, b backend.Backend, c key.Config, with key.Crede
 
 // Options set up Open.
 type Options struct {
+	// Log sets the log up. Its Sole decides who may write in owner mode, where nil
+	// means nobody; in a vault that is shared it is not asked.
 	Log    log.Options
 	Logger *slog.Logger
 	// Rand gives the IDs of packs and index runs; nil: the system's. It may be read by
@@ -173,6 +179,11 @@ func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o O
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Mode == key.ModeShared {
+		o.Log.Sole = nil
+	} else if o.Log.Sole == nil {
+		o.Log.Sole = func(*log.State, log.Body) error { return ErrNotOwner }
 	}
 	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger, random: o.Rand}
 	if v.Log, err = log.Open(ctx, b, v.Ring, o.Log); err != nil {

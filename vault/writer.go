@@ -6,13 +6,13 @@ import (
 	"io"
 	"log/slog"
 	mrand "math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -77,7 +77,7 @@ type openPack struct {
 	w       *pack.Writer
 	id      chunk.ID
 	typ     uint8
-	spool   *os.File
+	spool   *disk.File
 	pending int // records that are sealed but not yet appended
 	filled  bool
 	chunks  int // in appended records

@@ -11,6 +11,7 @@
 //	  vault.json     URL and ID of the vault that the home remembers
 //	  keys/<vault>   the root key and, where kept, the admin key
 //	  heads/<vault>  the last log head seen, and this machine's last commit
+//	  heads/lock     held for the moment in which one of them is changed
 //	  cache/         derived data, see package cache
 //
 // Every file is 0600 and written durably (package durable): a reader meets
@@ -19,7 +20,8 @@
 // # Security
 //
 // The root key in keys/ opens all of the vault's data. Whoever can read the
-// home can read the backups; docs/THREATS.md says what that means.
+// home can read the backups; docs/THREATS.md says what that means. So a key that
+// others than the owner have any right on is not used (see ExposedError).
 package home
 
 import (
@@ -50,8 +52,7 @@ type Home struct {
 	lock *flock.Flock
 }
 
-// Open makes the folder where it is missing, and checks that nobody else can
-// read it.
+// Open makes the folder where it is missing.
 func Open(dir string) (*Home, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -96,7 +97,7 @@ func (h *Home) Unlock() error {
 // Machine is the identity of this installation.
 type Machine struct {
 	ID    log.MachineID `json:"-"`
-	Nonce [16]byte      `json:"-"` // drawn when the home was made
+	Nonce [16]byte      `json:"-"` // tells this home from its copies; see Renew
 	Key   ed25519.PrivateKey
 	// Hardware names what the home was made on; "" where that is not known.
 	Hardware string
@@ -122,7 +123,7 @@ func (h *Home) Machine(random io.Reader, hardware string) (Machine, error) {
 	if len(f.ID) != 16 || len(f.Nonce) != 16 || len(f.Seed) != ed25519.SeedSize {
 		return Machine{}, fmt.Errorf("read %s: fields of wrong length", h.path("machine.json"))
 	}
-	return Machine{log.MachineID(f.ID), [16]byte(f.Nonce), ed25519.NewKeyFromSeed(f.Seed), f.Hard}, nil
+	return f.machine(), nil
 }
 
 // NewMachine gives the home a fresh identity, in place of any other.
@@ -134,11 +135,31 @@ func (h *Home) NewMachine(random io.Reader, hardware string) (Machine, error) {
 	if _, err := io.ReadFull(random, b); err != nil {
 		return Machine{}, fmt.Errorf("draw machine ID: %w", err)
 	}
-	f := machineFile{b[:16], b[16:32], b[32:], hardware}
+	return h.setMachine(machineFile{b[:16], b[16:32], b[32:], hardware})
+}
+
+// Renew gives the home a fresh install nonce, and leaves all else of m as it is:
+// from then on it and a copy of it that still has the old one know each other's
+// work apart.
+func (h *Home) Renew(random io.Reader, m Machine) (Machine, error) {
+	if random == nil {
+		random = rand.Reader
+	}
+	if _, err := io.ReadFull(random, m.Nonce[:]); err != nil {
+		return Machine{}, fmt.Errorf("draw install nonce: %w", err)
+	}
+	return h.setMachine(machineFile{m.ID[:], m.Nonce[:], m.Key.Seed(), m.Hardware})
+}
+
+func (h *Home) setMachine(f machineFile) (Machine, error) {
 	if err := h.write("machine.json", f); err != nil {
 		return Machine{}, err
 	}
-	return Machine{log.MachineID(f.ID), [16]byte(f.Nonce), ed25519.NewKeyFromSeed(f.Seed), f.Hard}, nil
+	return f.machine(), nil
+}
+
+func (f machineFile) machine() Machine {
+	return Machine{log.MachineID(f.ID), [16]byte(f.Nonce), ed25519.NewKeyFromSeed(f.Seed), f.Hard}
 }
 
 // Vault is the vault that a home remembers.
@@ -179,6 +200,11 @@ func (h *Home) read(name string, v any) error {
 		return err
 	}
 	defer f.Close()
+	return h.decode(name, f, v)
+}
+
+// decode reads a file of the home that was opened.
+func (h *Home) decode(name string, f io.Reader, v any) error {
 	b, err := io.ReadAll(io.LimitReader(f, maxFileBytes))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", h.path(name), err)

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
+	"path/filepath"
 
 	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/key"
-	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // Keys are what a machine keeps of a vault for runs that nobody attends.
@@ -26,21 +25,22 @@ type keysFile struct {
 }
 
 // Keys returns the stored keys of a vault, or ok = false where there are none.
-// A key file that others can read is refused: it opens every backup.
+// A key that others can get at is refused with an ExposedError, each time.
 func (h *Home) Keys(id key.VaultID) (k Keys, ok bool, err error) {
 	name := fmt.Sprintf("keys/%x", id)
-	info, err := os.Stat(h.path(name))
+	file, err := os.Open(h.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Keys{}, false, nil
 	}
 	if err != nil {
 		return Keys{}, false, fmt.Errorf("read key: %w", err)
 	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return Keys{}, false, fmt.Errorf("key file %s can be read by others (mode %04o): chmod 600 it", h.path(name), info.Mode().Perm())
+	defer file.Close()
+	if err := h.checkKey(file); err != nil {
+		return Keys{}, false, err
 	}
 	var f keysFile
-	if err := h.read(name, &f); err != nil {
+	if err := h.decode(name, file, &f); err != nil {
 		return Keys{}, false, err
 	}
 	if len(f.Root) != 32 || len(f.Admin) != 0 && len(f.Admin) != 32 {
@@ -49,50 +49,31 @@ func (h *Home) Keys(id key.VaultID) (k Keys, ok bool, err error) {
 	return Keys{Root: key.Root(f.Root), Admin: f.Admin}, true, nil
 }
 
+// checkKey refuses a key file that others can read, or that they could put another
+// in the place of.
+func (h *Home) checkKey(file *os.File) error {
+	for _, c := range []struct {
+		dir       string
+		forbidden fs.FileMode
+	}{{h.Dir, othersWrite}, {filepath.Dir(file.Name()), othersAny}} {
+		info, err := os.Stat(c.dir)
+		if err != nil {
+			return fmt.Errorf("check key: %w", err)
+		}
+		if err := checkPrivate(c.dir, info, c.forbidden); err != nil {
+			return err
+		}
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("check key: %w", err)
+	}
+	return checkPrivate(file.Name(), info, othersAny)
+}
+
 // SetKeys stores the keys of a vault.
 func (h *Home) SetKeys(id key.VaultID, k Keys) error {
 	return h.write(fmt.Sprintf("keys/%x", id), keysFile{k.Root[:], k.Admin})
-}
-
-// Head is what the home knows for certain of a vault's log: a vault that does
-// not continue it was rolled back, forked or replaced.
-type Head struct {
-	Head log.Head
-	// Commit is this machine's newest COMMIT, with Seq = log.NoSeq before the first.
-	Commit log.Head
-}
-
-type headFile struct {
-	Seq        uint64 `json:"seq"`
-	Hash       string `json:"hash"`
-	CommitSeq  uint64 `json:"commit_seq"`
-	CommitHash string `json:"commit_hash"`
-}
-
-// Head returns the last known head of a vault's log, or ok = false before the first.
-func (h *Home) Head(id key.VaultID) (head Head, ok bool, err error) {
-	name := fmt.Sprintf("heads/%x", id)
-	var f headFile
-	err = h.read(name, &f)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Head{}, false, nil
-	}
-	if err != nil {
-		return Head{}, false, err
-	}
-	if !parseHash(f.Hash, &head.Head.Hash) || !parseHash(f.CommitHash, &head.Commit.Hash) {
-		return Head{}, false, fmt.Errorf("read %s: bad hash", h.path(name))
-	}
-	head.Head.Seq, head.Commit.Seq = f.Seq, f.CommitSeq
-	return head, true, nil
-}
-
-// SetHead stores the head durably.
-func (h *Home) SetHead(id key.VaultID, head Head) error {
-	return h.write(fmt.Sprintf("heads/%x", id), headFile{
-		head.Head.Seq, hex.EncodeToString(head.Head.Hash[:]),
-		head.Commit.Seq, hex.EncodeToString(head.Commit.Hash[:]),
-	})
 }
 
 // File is the path of a file or folder in the home.
@@ -105,11 +86,6 @@ func (h *Home) WriteSecret(name, text string) error {
 		return fmt.Errorf("write %s: %w", h.path(name), fs.ErrExist)
 	}
 	return durable.WriteFile(h.path(name), []byte(text+"\n"), 0o600)
-}
-
-func parseHash(s string, dst *[32]byte) bool {
-	b, err := hex.DecodeString(s)
-	return err == nil && len(b) == 32 && copy(dst[:], b) == 32
 }
 
 func parseVaultID(s string) (key.VaultID, error) {

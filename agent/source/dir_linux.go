@@ -276,6 +276,9 @@ func (d *Dir) Open(name string) (*File, error) {
 		return nil, fmt.Errorf("open folder: %w", err)
 	}
 	f := &File{tree: d.tree}
+	if f.hooked() {
+		f.path = d.path(name)
+	}
 	f.fd, err = openNoAtime(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
 	d.done()
 	switch err {
@@ -294,5 +297,6 @@ func (d *Dir) Open(name string) (*File, error) {
 		return nil, fmt.Errorf("open: %w", ErrReplaced)
 	}
 	f.fs = d.tree.systemOf(d.fs, f.fd, &f.st)
+	f.step(OpOpened)
 	return f, nil
 }

@@ -175,3 +175,17 @@ func gitFiles(t *testing.T, root string, args []string) []string {
 	slices.Sort(files)
 	return files
 }
+
+// TestExcludedFolderOutOfFile turns a file into a folder that a pattern leaves out,
+// between the folder's listing and the look at the name.
+func TestExcludedFolderOutOfFile(t *testing.T) {
+	root := t.TempDir()
+	makeTree(t, root, "a=x", "private=x", "z=x")
+	swap := func(s Step) {
+		if s.Op == OpListed && s.Path == root {
+			os.Remove(root + "/private")
+			makeTree(t, root, "private/secret=x")
+		}
+	}
+	wantPaths(t, walk(t, root, Options{Excludes: []string{"private/"}, Hook: swap}, defaultLimits), "a z")
+}

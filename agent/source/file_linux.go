@@ -17,6 +17,7 @@ type File struct {
 	st   unix.Stat_t
 	fs   *fileSystem
 	tree *Tree
+	path string // for a hook
 }
 
 // Opened returns the metadata that the file had when it was opened, as an Item
@@ -37,6 +38,7 @@ func (f *File) Stat() (manifest.Entry, error) {
 	}
 	m := metaOf(&st, f.fs)
 	f.tree.fillMeta(&e, &m)
+	f.step(OpChecked)
 	return e, nil
 }
 
@@ -68,6 +70,10 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *File) pread(p []byte, off int64) (int, error) {
+	if f.hooked() {
+		p = p[:(len(p)+1)/2]
+		defer f.step(OpRead)
+	}
 	for {
 		n, err := unix.Pread(f.fd, p, off)
 		if err == unix.EINTR {
@@ -81,44 +87,45 @@ func (f *File) pread(p []byte, off int64) (int, error) {
 }
 
 // NextData returns the first run of data at or after off as the range [start,
-// end), which ends at the size that the file had when it was opened at the
-// latest; io.EOF where nothing but a hole follows. Where the file system can't
-// tell, all is data.
+// end). Where nothing but a hole follows it returns the size twice and io.EOF.
+// Ends and size are those that the file has now, which may be others than when it
+// was opened. Where the file system can't tell holes, all is data.
 func (f *File) NextData(off int64) (start, end int64, err error) {
-	size := f.st.Size
-	if off >= size {
-		return size, size, io.EOF
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return 0, 0, fmt.Errorf("stat: %w", err)
+	}
+	if off >= st.Size {
+		return st.Size, st.Size, io.EOF
 	}
 	// A file that fills its blocks has no holes: no need to ask.
-	if f.st.Blocks*512 >= size {
-		return off, size, nil
+	if st.Blocks*512 >= st.Size {
+		return off, st.Size, nil
 	}
 	start, err = unix.Seek(f.fd, off, unix.SEEK_DATA)
 	switch err {
 	case nil:
 	case unix.ENXIO:
-		return size, size, io.EOF
+		return st.Size, st.Size, io.EOF
 	case unix.EINVAL, unix.EOPNOTSUPP:
-		return off, size, nil
+		return off, st.Size, nil
 	default:
 		return 0, 0, fmt.Errorf("seek data: %w", err)
 	}
-	if start >= size { // it grew
-		return size, size, io.EOF
-	}
 	end, err = unix.Seek(f.fd, start, unix.SEEK_HOLE)
 	if err == unix.ENXIO { // it shrank
-		return size, size, io.EOF
+		return start, start, io.EOF
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("seek hole: %w", err)
 	}
-	return start, min(end, size), nil
+	return start, end, nil
 }
 
 // Xattrs returns the extended attributes by name. Where some can't be read, it
 // returns the others with an error that names the first.
 func (f *File) Xattrs() ([]manifest.Xattr, error) {
+	f.step(OpAttrs)
 	return readXattrs(fdXattrs(f.fd))
 }
 
@@ -127,5 +134,6 @@ func (f *File) Close() error {
 	if err := unix.Close(f.fd); err != nil {
 		return fmt.Errorf("close: %w", err)
 	}
+	f.step(OpClosed)
 	return nil
 }

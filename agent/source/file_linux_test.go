@@ -154,6 +154,14 @@ func TestHoles(t *testing.T) {
 	if _, _, err := empty.NextData(0); err != io.EOF {
 		t.Error(err)
 	}
+	os.WriteFile(dir+"/empty", make([]byte, 3*mib), 0o600) // since it was opened
+	if start, end, err := empty.NextData(mib); start != mib || end != 3*mib || err != nil {
+		t.Errorf("grown: %d to %d, %v", start, end, err)
+	}
+	os.Truncate(dir+"/empty", mib)
+	if start, end, err := empty.NextData(2 * mib); start != mib || end != mib || err != io.EOF {
+		t.Errorf("shrunk: %d to %d, %v", start, end, err)
+	}
 }
 
 func TestXattrs(t *testing.T) {

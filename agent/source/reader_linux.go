@@ -92,6 +92,7 @@ func (r *reader) run(b *batch) {
 		if b.err = r.list(fd, b); b.err != nil {
 			return
 		}
+		b.f.dir.step(OpListed, "")
 	}
 	r.stat(fd, b)
 }
@@ -242,6 +243,7 @@ func (r *reader) stat(fd int, b *batch) {
 	for _, o := range r.order {
 		rec := &b.recs[o.i]
 		err := r.statOne(fd, b, rec, b.refs[o.i].typ)
+		b.f.dir.step(OpStatted, b.name(rec))
 		if err == nil && rec.state == found && rec.typ() == unix.S_IFLNK && targets < maxTargets {
 			var target string
 			if target, err = readLink(fd, b.name(rec), r.target[:]); err == nil {
@@ -298,7 +300,9 @@ func (r *reader) statOne(fd int, b *batch, rec *record, typ uint8) error {
 		return err
 	}
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if t.never.has(st) || typ == unix.DT_UNKNOWN && r.excluded(b.f, name, dir) {
+	// A pattern may be for folders only: ask again where it is no longer what it was.
+	other := typ == unix.DT_UNKNOWN || dir != (typ == unix.DT_DIR)
+	if t.never.has(st) || other && r.excluded(b.f, name, dir) {
 		rec.state = excluded
 		return nil
 	}

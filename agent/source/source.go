@@ -38,7 +38,10 @@
 //
 // No symlink below the root is followed, only regular files are opened, nothing
 // blocks on a FIFO or touches a device, and access times are kept where the
-// kernel allows it. Names are any bytes but 0x00 and '/'.
+// kernel allows it. Names are any bytes but 0x00 and '/'. What takes a file's place
+// between the look at its name and its opening is opened without waiting, found not
+// to be a file, and closed unread. A folder that is moved away, even out of the
+// source, may be read to its end where it went.
 //
 // What it doesn't do: decide what changed, read content into chunks, take
 // snapshots. It works on Linux; elsewhere [Open] returns an error.
@@ -84,6 +87,7 @@ type Options struct {
 	// CrossMounts enters other file systems too, except pseudo file systems.
 	CrossMounts bool
 	Log         *slog.Logger // nil means no log
+	Hook        Hook         // for tests; nil means none
 }
 
 // State says how much is known of an Item.

@@ -19,6 +19,7 @@ import (
 type Tree struct {
 	root    string
 	log     *slog.Logger
+	hook    Hook
 	cross   bool
 	ignore  string
 	limit   limits
@@ -70,7 +71,7 @@ func open(root string, o Options, l limits) (*Tree, error) {
 		return nil, fmt.Errorf("open source %s: not an absolute clean path", root)
 	}
 	t := &Tree{
-		root: root, log: o.Log, cross: o.CrossMounts, ignore: o.IgnoreFileName, limit: l,
+		root: root, log: o.Log, hook: o.Hook, cross: o.CrossMounts, ignore: o.IgnoreFileName, limit: l,
 		users: newOwners(userName), groups: newOwners(groupName),
 		foreign: foreign{byDev: make(map[uint64]*fileSystem)},
 	}

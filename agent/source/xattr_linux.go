@@ -49,6 +49,7 @@ func (d *Dir) Xattrs(name string, kind manifest.Kind) ([]manifest.Xattr, error) 
 		return nil, fmt.Errorf("open folder: %w", err)
 	}
 	defer d.done()
+	d.step(OpAttrs, name)
 	// There is no llistxattrat before Linux 6.13; /proc does the same, and
 	// opens nothing, so that devices and files without read permission work.
 	path := "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + name

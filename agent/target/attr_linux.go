@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
 
@@ -16,6 +17,9 @@ func isPath(fd int) bool {
 }
 
 func chownFd(h handle, uid, gid uint32) error {
+	if err := check(disk.OpMeta, "owner"); err != nil {
+		return err
+	}
 	if h.path {
 		return unix.Fchownat(h.fd, "", id(uid), id(gid), unix.AT_EMPTY_PATH)
 	}
@@ -34,6 +38,9 @@ func id(n uint32) int {
 // the open file itself, a symlink included, by no name that anybody could change.
 
 func chmodFd(h handle, mode uint32) error {
+	if err := check(disk.OpMeta, "mode"); err != nil {
+		return err
+	}
 	if h.path {
 		return unix.Fchmodat(unix.AT_FDCWD, procPath(h.fd), mode, 0)
 	}
@@ -41,6 +48,9 @@ func chmodFd(h handle, mode uint32) error {
 }
 
 func setTime(h handle, t manifest.Time) error {
+	if err := check(disk.OpMeta, "times"); err != nil {
+		return err
+	}
 	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: t.Sec, Nsec: int64(t.Nsec)}}
 	err := unix.UtimesNanoAt(h.fd, "", ts[:], unix.AT_EMPTY_PATH)
 	if err == unix.EINVAL || err == unix.ENOENT { // a kernel that doesn't know the flag here
@@ -50,6 +60,9 @@ func setTime(h handle, t manifest.Time) error {
 }
 
 func setXattr(h handle, name string, value []byte) error {
+	if err := check(disk.OpMeta, name); err != nil {
+		return err
+	}
 	if h.path {
 		return unix.Setxattr(procPath(h.fd), name, value, 0)
 	}

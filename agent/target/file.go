@@ -266,7 +266,7 @@ func (f *File) seal(xattrs []manifest.Xattr) error {
 		f.have = st
 	}
 	f.fd.Store(-1)
-	return closeFd(fd)
+	return closeWritten(fd)
 }
 
 // Abort gives the file up and removes what was written. It must not be called
@@ -301,8 +301,16 @@ func (d *Dir) remove(temp string) {
 	if err != nil {
 		return // the folder was replaced: nothing of ours is there
 	}
-	unlinkAt(fd, temp)
+	d.unlinkTemp(fd, temp)
 	d.r.release(d)
+}
+
+// unlinkTemp removes a temporary name of ours from the folder that fd has open,
+// and reports where it stays.
+func (d *Dir) unlinkTemp(fd int, temp string) {
+	if err := unlinkAt(fd, temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.r.fail(d.err("remove", temp, err))
+	}
 }
 
 func (f *File) err(op string, err error) error { return f.d.err(op, f.name, err) }

@@ -231,7 +231,7 @@ func (p *linkPlacer) over(fd int, to string) error {
 	}
 	err := renameOver(fd, temp, to)
 	if err != nil {
-		unlinkAt(fd, temp)
+		p.d.unlinkTemp(fd, temp)
 	}
 	return err
 }
@@ -250,7 +250,10 @@ func (d *Dir) canLink(g *group) bool {
 	if known {
 		return ok
 	}
-	ok = d.tryLink()
+	ok, sure := d.tryLink()
+	if !sure {
+		return ok
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.linkable == nil {
@@ -260,25 +263,27 @@ func (d *Dir) canLink(g *group) bool {
 	return ok
 }
 
-// tryLink links a file of its own making in d.
-func (d *Dir) tryLink() bool {
+// tryLink links a file of its own making in d. After an error that is about
+// something else than links, it is not sure: the link itself will then fail, and
+// say so, where a second file would be made in silence.
+func (d *Dir) tryLink() (ok, sure bool) {
 	fd, err := d.r.acquire(d)
 	if err != nil {
-		return false
+		return true, false
 	}
 	defer d.r.release(d)
 	a, b := d.r.tempName(), d.r.tempName()
 	file, err := createAt(fd, a, 0o600)
 	if err != nil {
-		return false
+		return true, false
 	}
-	defer unlinkAt(fd, a)
+	defer d.unlinkTemp(fd, a)
 	defer closeFd(file)
-	if linkFd(file, fd, b) != nil {
-		return false
+	if err := linkFd(file, fd, b); err != nil {
+		return !errors.Is(err, errNoLink), errors.Is(err, errNoLink)
 	}
-	unlinkAt(fd, b)
-	return true
+	d.unlinkTemp(fd, b)
+	return true, true
 }
 
 // begin makes the group of e's link key, for a file in d that is being restored. It

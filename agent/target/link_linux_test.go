@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
 
@@ -236,4 +237,58 @@ func TestLinksOfTwoStates(t *testing.T) {
 		t.Error("not linked to its own content")
 	}
 	finish(t, r)
+}
+
+// TestLinkAfterTrouble: an error that is not about links, while it is tried whether
+// there are any, does not make a second file of what is one.
+func TestLinkAfterTrouble(t *testing.T) {
+	dir := scratch(t)
+	r := open(t, dir, Options{})
+	f, _, err := r.Top().Create("first", linked(1))
+	must(t, err)
+	calls := 0
+	restore := disk.SetHook(func(c disk.Call) error {
+		if c.Op != disk.OpLink {
+			return nil
+		}
+		if calls++; calls > 1 {
+			return nil
+		}
+		return unix.EIO
+	})
+	defer restore()
+	var y tally
+	if !r.Top().Link("second", linked(1), y.done) || calls != 1 {
+		t.Fatal("not linked")
+	}
+	_, err = f.WriteAt([]byte("abc"), 0)
+	must(t, err)
+	_, err = f.Commit(nil)
+	must(t, err)
+	finish(t, r)
+	if a, b := lstat(t, filepath.Join(dir, "first")), lstat(t, filepath.Join(dir, "second")); a.Ino != b.Ino {
+		t.Error("two files")
+	}
+}
+
+// TestTempThatStays: where a temporary name cannot be removed, the restore says so.
+func TestTempThatStays(t *testing.T) {
+	dir := scratch(t)
+	var failed []error
+	r := open(t, dir, Options{Failed: func(err error) { failed = append(failed, err) }})
+	f, _, err := r.Top().Create("a", fileEntry("abc"))
+	must(t, err)
+	_, err = f.WriteAt([]byte("abc"), 0)
+	must(t, err)
+	restore := disk.SetHook(func(c disk.Call) error {
+		if c.Op == disk.OpRemove {
+			return unix.EIO
+		}
+		return nil
+	})
+	f.Abort()
+	restore()
+	if len(failed) != 1 || !errors.Is(failed[0], unix.EIO) {
+		t.Errorf("failures: %v", failed)
+	}
 }

@@ -51,7 +51,7 @@ func (d *Dir) makeNamed(name string, e *manifest.Entry, xattrs []manifest.Xattr)
 	}
 	out, err := d.makeTemp(fd, temp, name, e, xattrs)
 	if err != nil || out == Kept {
-		unlinkAt(fd, temp)
+		d.unlinkTemp(fd, temp)
 	}
 	return out, err
 }

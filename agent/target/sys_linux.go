@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 )
 
@@ -23,6 +24,19 @@ var (
 	errNoDevice = errors.New("making devices is not permitted")
 	errNoAttr   = error(unix.ENODATA)
 )
+
+// check gives the error, as a system call gives one, that a test wants to see in
+// place of a call.
+func check(op disk.Op, name string) error {
+	err := disk.Check(op, name)
+	if err == nil {
+		return nil
+	}
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
 
 const dirFlags = unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
@@ -46,10 +60,10 @@ func makeAll(dir string) (bool, error) {
 	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
+	if err := disk.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
 		return false, err
 	}
-	err := os.Mkdir(dir, 0o777)
+	err := disk.Mkdir(dir, 0o777)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
@@ -134,11 +148,27 @@ func openParent(fd int) (int, stat, error) {
 	return openStat(fd, "..", unix.O_RDONLY|dirFlags)
 }
 
-func mkdirAt(fd int, name string, mode uint32) error { return unix.Mkdirat(fd, name, mode) }
-func rmdirAt(fd int, name string) error              { return unix.Unlinkat(fd, name, unix.AT_REMOVEDIR) }
-func unlinkAt(fd int, name string) error             { return unix.Unlinkat(fd, name, 0) }
+func mkdirAt(fd int, name string, mode uint32) error {
+	if err := check(disk.OpMkdir, name); err != nil {
+		return err
+	}
+	return unix.Mkdirat(fd, name, mode)
+}
+
+func rmdirAt(fd int, name string) error  { return removeAt(fd, name, unix.AT_REMOVEDIR) }
+func unlinkAt(fd int, name string) error { return removeAt(fd, name, 0) }
+
+func removeAt(fd int, name string, flags int) error {
+	if err := check(disk.OpRemove, name); err != nil {
+		return err
+	}
+	return unix.Unlinkat(fd, name, flags)
+}
 
 func createAt(fd int, name string, mode uint32) (int, error) {
+	if err := check(disk.OpCreate, name); err != nil {
+		return -1, err
+	}
 	return openat(fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 }
 
@@ -153,11 +183,17 @@ func openPathAt(fd int, name string) (int, error) {
 	return openat(fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
-func closeFd(fd int) error {
+// closeFd closes a file or folder that was read, or is given up.
+func closeFd(fd int) { unix.Close(fd) }
+
+// closeWritten closes a file that was written. An error may be the only word of
+// bytes that are lost.
+func closeWritten(fd int) error {
+	failed := check(disk.OpClose, "")
 	if err := unix.Close(fd); err != nil && err != unix.EINTR {
 		return err
 	}
-	return nil
+	return failed
 }
 
 func statAt(fd int, name string) (stat, error) {
@@ -205,6 +241,9 @@ func toKind(mode uint32) manifest.Kind {
 
 // makeAt makes a symlink, device or FIFO, open to its owner only.
 func makeAt(fd int, name string, e *manifest.Entry) error {
+	if err := check(disk.OpLink, name); err != nil {
+		return err
+	}
 	kind := uint32(unix.S_IFIFO)
 	switch e.Kind {
 	case manifest.KindSymlink:
@@ -241,6 +280,9 @@ func readlinkAt(fd int, name string) (string, error) {
 // can't do that in one step are asked for a link, which can't replace either; the
 // last, without links, leave a moment between look and step.
 func renameNew(fd int, from, to string) error {
+	if err := check(disk.OpRename, to); err != nil {
+		return err
+	}
 	err := unix.Renameat2(fd, from, fd, to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {
 		return err
@@ -261,6 +303,9 @@ func renameNew(fd int, from, to string) error {
 }
 
 func renameOver(fd int, from, to string) error {
+	if err := check(disk.OpRename, to); err != nil {
+		return err
+	}
 	err := unix.Renameat(fd, from, fd, to)
 	if err == unix.EISDIR {
 		return errIsDir
@@ -272,6 +317,9 @@ func renameOver(fd int, from, to string) error {
 // way there is the detour over /proc, which leads to the same file whatever its
 // names are.
 func linkFd(node, fd int, name string) error {
+	if err := check(disk.OpLink, name); err != nil {
+		return err
+	}
 	err := unix.Linkat(node, "", fd, name, unix.AT_EMPTY_PATH)
 	if err == unix.ENOENT || err == unix.EPERM || err == unix.EINVAL {
 		err = unix.Linkat(unix.AT_FDCWD, procPath(node), fd, name, unix.AT_SYMLINK_FOLLOW)
@@ -286,6 +334,10 @@ func linkFd(node, fd int, name string) error {
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func pwrite(fd int, p []byte, off int64) (int, error) {
+	if err := check(disk.OpWrite, ""); err != nil {
+		n, _ := unix.Pwrite(fd, p[:len(p)/2], off)
+		return n, err
+	}
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(fd, p[done:], off+int64(done))
@@ -335,6 +387,9 @@ func seekData(fd int, off int64) (int64, error) {
 }
 
 func truncate(fd int, size int64) error {
+	if err := check(disk.OpTruncate, ""); err != nil {
+		return err
+	}
 	for {
 		if err := unix.Ftruncate(fd, size); err != unix.EINTR {
 			return err

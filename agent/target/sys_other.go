@@ -32,7 +32,8 @@ func unlinkAt(int, string) error                { return errOS }
 func createAt(int, string, uint32) (int, error) { return -1, errOS }
 func openReadAt(int, string) (int, error)       { return -1, errOS }
 func openPathAt(int, string) (int, error)       { return -1, errOS }
-func closeFd(int) error                         { return errOS }
+func closeFd(int)                               {}
+func closeWritten(int) error                    { return errOS }
 func statAt(int, string) (stat, error)          { return stat{}, errOS }
 func statFd(int) (stat, error)                  { return stat{}, errOS }
 func makeAt(int, string, *manifest.Entry) error { return errOS }

@@ -4,7 +4,7 @@
 // into a temporary file; [Sorter.Sort] merges the runs and what is still in
 // memory. Records of equal keys come out in the order in which they were added.
 //
-// On disk: run files, named by [Pattern], in the folder that the caller gives. They
+// On disk: run files, named sort-*.tmp, in the folder that the caller gives. They
 // are removed from it as soon as they are made where the system lets an open file go,
 // else when they are no longer needed; what a killed process left there may be
 // deleted. Their content is sealed block by block under a random key that only
@@ -39,8 +39,8 @@ const (
 	// MaxRecordBytes bounds the key and the value of a record together. An entry
 	// with its key is at most 200 KiB.
 	MaxRecordBytes = 1 << 20
-	// Pattern matches the names of run files.
-	Pattern = "sort-*.tmp"
+	// The names of run files.
+	tempPrefix, tempSuffix = "sort-", ".tmp"
 
 	// maxFanIn bounds the runs that are merged at once, and with the depth of
 	// merging the files that are open: 32 runs of 8 MiB make one of 256 MiB, 32 of

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 var ctx = context.Background()
@@ -147,11 +148,11 @@ func TestRunFiles(t *testing.T) {
 }
 
 func TestDamagedRun(t *testing.T) {
-	for name, spoil := range map[string]func(*os.File) error{
-		"bit":    func(f *os.File) error { _, err := f.WriteAt([]byte{1, 2, 3}, 5000); return err },
-		"length": func(f *os.File) error { _, err := f.WriteAt([]byte{255, 255, 255, 255}, 0); return err },
-		"cut":    func(f *os.File) error { return f.Truncate(70000) },
-		"swap": func(f *os.File) error {
+	for name, spoil := range map[string]func(*disk.File) error{
+		"bit":    func(f *disk.File) error { _, err := f.WriteAt([]byte{1, 2, 3}, 5000); return err },
+		"length": func(f *disk.File) error { _, err := f.WriteAt([]byte{255, 255, 255, 255}, 0); return err },
+		"cut":    func(f *disk.File) error { return f.Truncate(70000) },
+		"swap": func(f *disk.File) error {
 			var head [4]byte
 			if _, err := f.ReadAt(head[:], 0); err != nil {
 				return err

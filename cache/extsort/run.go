@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // A run file is a sequence of blocks: u32 length, and the sealed box of whole
@@ -33,7 +33,7 @@ func newSealer() *chunk.Sealer {
 
 // run is a sorted sequence of records in a file.
 type run struct {
-	file   *os.File
+	file   *disk.File
 	name   string // to be removed on close; "" where it is already
 	id     uint64
 	blocks uint64
@@ -41,13 +41,13 @@ type run struct {
 }
 
 func (s *Sorter) newRun(depth int) (*run, error) {
-	f, err := os.CreateTemp(s.dir, Pattern)
+	f, err := disk.CreateTemp(s.dir, tempPrefix, tempSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("create file for sorting: %w", err)
 	}
 	r := &run{file: f, id: s.nextID, depth: depth}
 	s.nextID++
-	if os.Remove(f.Name()) != nil {
+	if disk.Remove(f.Name()) != nil {
 		r.name = f.Name() // an open file stays on this system
 	}
 	return r, nil
@@ -56,7 +56,7 @@ func (s *Sorter) newRun(depth int) (*run, error) {
 func (r *run) close() error {
 	err := r.file.Close()
 	if r.name != "" {
-		err = errors.Join(err, os.Remove(r.name))
+		err = errors.Join(err, disk.Remove(r.name))
 	}
 	return err
 }

@@ -29,6 +29,7 @@ import (
 	"sync"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/internal/wire"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -74,7 +75,7 @@ const (
 // Writer appends to a journal.
 type Writer struct {
 	mu     sync.Mutex // guards all below
-	f      *os.File
+	f      *disk.File
 	sealer *chunk.Sealer
 	n      uint64 // number of the next frame
 	size   int64
@@ -98,7 +99,7 @@ func sealerOf(ring *key.Ring, id []byte) *chunk.Sealer {
 
 // Create begins a new journal at path, in place of any other.
 func Create(path string, ring *key.Ring) (*Writer, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := disk.Open(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create journal: %w", err)
 	}
@@ -187,7 +188,7 @@ func Resume(path string, ring *key.Ring) (*Writer, error) {
 			return nil, err
 		}
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+	f, err := disk.Open(path, os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

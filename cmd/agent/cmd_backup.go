@@ -215,6 +215,7 @@ func (a *app) showBackup(res agent.BackupResult, dryRun bool) error {
 			"files_new": res.FilesNew, "files_changed": res.FilesChanged, "files_unmodified": res.FilesUnmodified,
 			"bytes_read": res.BytesRead, "bytes_added": res.BytesAdded, "bytes_stored": res.BytesStored,
 			"duration_s": res.Duration.Seconds(), "warnings": res.Warnings,
+			"head": headFields(res.Head),
 		})
 	}
 	if res.Resumed {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/agent"
 	"github.com/tharsis-backup/tharsis/internal/durable"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -18,6 +19,7 @@ type initFlags struct {
 	passphraseFile string
 	generate       bool
 	recoveryFile   string
+	softDelete     int // days
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -42,6 +44,9 @@ passphrase.`,
 			if err := onlyOne(c, "passphrase-file", "generate-passphrase"); err != nil {
 				return err
 			}
+			if err := checkDays(o.softDelete); err != nil {
+				return err
+			}
 			if err := absoluteAll(&o.recoveryFile); err != nil {
 				return err
 			}
@@ -52,6 +57,7 @@ passphrase.`,
 	f.StringVar(&o.passphraseFile, "passphrase-file", "", "read the passphrase from this `file`")
 	f.BoolVar(&o.generate, "generate-passphrase", false, "generate a passphrase and print it once")
 	f.StringVar(&o.recoveryFile, "recovery-key-file", "", "write the recovery key to this new `file` instead of printing it")
+	f.IntVar(&o.softDelete, "soft-delete", vault.DefaultSoftDeleteDays, "for how many `DAYS`, 14 to 180, deleted points can be brought back")
 	return c
 }
 
@@ -86,7 +92,9 @@ func (a *app) init(ctx context.Context, o initFlags) error {
 			return err
 		}
 	}
-	res, err := agent.Init(ctx, env, h, agent.InitOptions{Vault: a.vault, Passphrase: passphrase, Recovery: recovery, KDF: seams.kdf})
+	res, err := agent.Init(ctx, env, h, agent.InitOptions{
+		Vault: a.vault, Passphrase: passphrase, Recovery: recovery, KDF: seams.kdf, SoftDeleteDays: o.softDelete,
+	})
 	if err != nil {
 		if o.recoveryFile != "" {
 			os.Remove(o.recoveryFile)
@@ -99,6 +107,9 @@ func (a *app) init(ctx context.Context, o initFlags) error {
 func (a *app) showInit(res agent.InitResult, passphrase string, recovery key.RecoveryKey, o initFlags) error {
 	if a.json {
 		f := fields{"vault": res.URL, "vault_id": res.VaultID}
+		if res.Owned {
+			f["mode"] = vaultMode(true)
+		}
 		if o.generate {
 			f["passphrase"] = passphrase
 		}
@@ -117,6 +128,9 @@ func (a *app) showInit(res agent.InitResult, passphrase string, recovery key.Rec
 		fmt.Fprintf(a.out, "recovery key: %s\n", recovery)
 	} else {
 		a.say("recovery key: in %s", quote(o.recoveryFile))
+	}
+	if res.Owned {
+		a.say("this place replaces objects that exist, so this machine alone may write to the vault; others may read it")
 	}
 	return a.say("keep both somewhere else than this machine: without one of them nobody can open the vault")
 }

@@ -9,32 +9,63 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tharsis-backup/tharsis/agent"
+	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "status",
-		Short:   "Show the vault, this machine and its newest point",
-		Example: "  agent status",
-		Args:    wantArgs(),
+	var receipt bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show the vault, this machine and its newest point",
+		Long: `Show the vault, this machine and its newest point.
+
+With --receipt it shows what to print, or to mail somewhere else: which entry is
+the newest of the vault's log. A machine that has never seen the vault knows by it
+whether it is shown an older state, with --expect-head.`,
+		Example: `  agent status
+  agent status --receipt
+  agent restore --vault /mnt/disk/vault --point latest --target back --expect-head thh1-...`,
+		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(s *agent.Session, _ *reporter) error {
 				st, err := s.Status(c.Context())
 				if err != nil {
 					return err
 				}
+				if receipt {
+					return a.showReceipt(st)
+				}
 				return a.showStatus(st)
 			})
 		},
 	}
+	c.Flags().BoolVar(&receipt, "receipt", false, "show a receipt of the log's head, to keep somewhere else")
+	return c
+}
+
+// headFields is a log's head in JSON.
+func headFields(h log.Head) fields {
+	return fields{"seq": h.Seq, "hash": fmt.Sprintf("%x", h.Hash)}
+}
+
+// vaultMode says who may write to a vault.
+func vaultMode(owned bool) string {
+	if owned {
+		return "owner"
+	}
+	return "shared"
 }
 
 func (a *app) showStatus(st agent.StatusInfo) error {
 	if a.json {
 		f := fields{
 			"vault": st.Vault, "vault_id": st.VaultID, "home": st.Home, "machine": st.Machine, "machine_id": st.MachineID,
-			"machines": st.Machines, "points": st.Points, "log_seq": st.Seq, "log_hash": st.Hash,
-			"index_runs": st.Runs, "admin_key": st.AdminKey,
+			"machines": st.Machines, "points": st.Points, "deleted": st.Deleted, "held": st.Held, "soft_delete_days": st.SoftDeleteDays,
+			"log_seq": st.Head.Seq, "log_hash": fmt.Sprintf("%x", st.Head.Hash),
+			"index_runs": st.Runs, "admin_key": st.AdminKey, "mode": vaultMode(st.Owner != nil), "receipt": st.Head.Receipt(),
+		}
+		if o := st.Owner; o != nil {
+			f["owner"], f["owner_name"], f["owner_self"] = o.ID.String(), jsonText(o.Name), o.Self
 		}
 		if st.Newest != nil {
 			f["newest"] = pointFields(*st.Newest)
@@ -49,14 +80,49 @@ func (a *app) showStatus(st agent.StatusInfo) error {
 		{"vault:", quote(st.Vault)}, {"vault ID:", st.VaultID}, {"home:", quote(st.Home)},
 		{"machine:", quote(st.Machine) + " (" + st.MachineID + ")"},
 		{"points:", thousands(int64(st.Points)) + " of " + count(int64(st.Machines), "machine")},
+		{"deleted:", fmt.Sprintf("%s, to be brought back for %d days", count(int64(st.Deleted), "point"), st.SoftDeleteDays)},
+		{"held:", count(int64(st.Held), "point")},
 		{"newest:", newest},
-		{"log head:", fmt.Sprintf("%d %s", st.Seq, st.Hash)},
+		{"log head:", fmt.Sprintf("%d %x", st.Head.Seq, st.Head.Hash)},
+		{"mode:", writersText(st.Owner)},
 	}
 	if err := table(a.out, rows); err != nil || !st.AdminKey {
 		return err
 	}
 	return a.say("note: this machine keeps the vault's admin key; whoever takes the machine over could delete points,\n" +
 		"      for good once the time in which they can be brought back is over")
+}
+
+func writersText(o *agent.Owner) string {
+	switch {
+	case o == nil:
+		return "shared: any machine may write"
+	case o.Self:
+		return "owner: only this machine may write"
+	}
+	return "owner: only " + quote(o.String()) + " may write"
+}
+
+// showReceipt shows what a person keeps: all that it takes to tell this state of
+// this vault from an older one.
+func (a *app) showReceipt(st agent.StatusInfo) error {
+	if a.json {
+		return a.summary(fields{
+			"vault": st.Vault, "vault_id": st.VaultID, "machine": st.Machine, "machine_id": st.MachineID,
+			"time": st.At.Format(time.RFC3339), "head": headFields(st.Head), "receipt": st.Head.Receipt(),
+		})
+	}
+	if err := table(a.out, [][]string{
+		{"vault:", quote(st.Vault)}, {"vault ID:", st.VaultID},
+		{"machine:", quote(st.Machine) + " (" + st.MachineID + ")"},
+		{"time:", st.At.Format(time.RFC3339)},
+		{"log head:", fmt.Sprintf("%d %x", st.Head.Seq, st.Head.Hash)},
+	}); err != nil {
+		return err
+	}
+	// On a line of its own it fits into 80 characters.
+	_, err := fmt.Fprintf(a.out, "receipt:\n%s\n", st.Head.Receipt())
+	return err
 }
 
 func (a *app) cacheCommand() *cobra.Command {
@@ -78,15 +144,7 @@ Losing it costs time, never data.`,
 }
 
 func (a *app) rebuildCache(c *cobra.Command) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	if err := h.Lock(); err != nil {
-		return err
-	}
-	defer h.Unlock()
-	return a.withHome(c.Context(), h, func(s *agent.Session, _ *reporter) error {
+	return a.withLock(c.Context(), func(s *agent.Session, _ *reporter) error {
 		n, err := s.RebuildCache(c.Context())
 		if err != nil {
 			return err

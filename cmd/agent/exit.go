@@ -10,6 +10,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/agent"
 	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
@@ -59,20 +60,29 @@ var outcomes = []outcome{
 	{context.Canceled, exitInterrupted, "what was done so far is kept; run the command again to go on"},
 	{home.ErrBusy, exitBusy, "wait until the other job has ended; there is no lock to clear"},
 	{agent.ErrNoVault, exitNoVault, "check the place, or make a vault there with: agent init --vault PLACE"},
+	{agent.ErrNeedsRecovery, exitWrongKey, "give the recovery key with --passphrase-file or " + passphraseEnv + ", or type it on a terminal; a passphrase is not enough"},
 	{key.ErrWrongKey, exitWrongKey, "check the passphrase; the recovery key works in its place"},
 	{agent.ErrVaultExists, exitError, "choose another place, or use the vault with --vault"},
 	{key.ErrNewer, exitError, "update this agent; the vault was left as it is"},
-	{log.ErrRollback, exitError, "the vault is older than what this machine has seen: was it restored from a copy? nothing was written"},
-	{log.ErrForked, exitError, "this is not the vault that this machine has used, or its history was changed; nothing was written"},
+	{agent.ErrNotExpected, exitError, "the vault is older than the receipt, or another one; nothing was written. To use it all the same, leave --expect-head out"},
+	{log.ErrRollback, exitError, "the vault is older than what this machine has seen; nothing was written. To see what is missing, and to go on with it: agent vault accept-head"},
+	{log.ErrForked, exitError, "it is not the vault as this machine has seen it; nothing was written. To see what is missing, and to go on with it: agent vault accept-head"},
+	{vault.ErrNotOwner, exitError, "reading is open to this machine; to make it the owner instead: agent vault take-over"},
+	{vault.ErrNotCreateOnly, exitError, "the vault was made for a store that never replaces objects; put it back on such a one, nothing was written"},
+	{agent.ErrShared, exitError, "there is nothing to take over"},
 	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
 	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
 	{agent.ErrConfirm, exitError, "if that is right: agent prune --confirm; agent prune --dry-run shows what would go"},
 	{agent.ErrNoPoint, exitError, "list the points with: agent points"},
+	{agent.ErrHeld, exitError, "end the hold first, with: agent unhold POINT"},
+	{agent.ErrNewest, exitError, "nothing was deleted; add --last if it is meant"},
 	{agent.ErrNoPath, exitError, "look around with: agent ls POINT"},
 	{agent.ErrNoSources, exitError, "name the folders: agent backup-now PATH..."},
 	{agent.ErrAllFailed, exitError, "see the messages above; earlier points are as they were"},
 	{key.ErrPassphrase, exitError, "use --generate-passphrase, or choose another one"},
 	{syscall.ENOSPC, exitError, "free some space and run the command again; it goes on where it stopped"},
+	{syscall.EDQUOT, exitError, "free some space, or ask for a larger quota, and run the command again; it goes on where it stopped"},
+	{syscall.EIO, exitError, "the disk reports an error: check it, or use another one, before you rely on it"},
 	{syscall.EROFS, exitError, "the file system is read-only; choose another place"},
 	{syscall.ENOTDIR, exitError, "a file is where a folder is needed; choose another place"},
 	{fs.ErrPermission, exitError, "run it as a user who may do this, or choose another place"},
@@ -93,8 +103,11 @@ func report(w io.Writer, err error) int {
 	}
 	var ours *outputError
 	var h *hintError
+	var exposed *home.ExposedError
 	if errors.As(err, &h) {
 		hint = h.hint
+	} else if errors.As(err, &exposed) {
+		hint = exposed.Fix
 	}
 	switch {
 	case code == exitPartial:

@@ -19,6 +19,7 @@ import (
 	"github.com/tharsis-backup/tharsis/agent/home"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
+	"github.com/tharsis-backup/tharsis/vault/log"
 )
 
 // homeEnv names the home where --home does not.
@@ -29,6 +30,8 @@ var seams struct {
 	kdf  key.KDFParams                         // zero: the default costs of a passphrase
 	wrap func(backend.Backend) backend.Backend // nil: the backend as it is
 	now  func() time.Time                      // nil: the system's clock
+	// sleep stands for waiting; nil: as long as it takes.
+	sleep func(context.Context, time.Duration) error
 }
 
 // stdio is what a command reads and writes.
@@ -49,6 +52,9 @@ type app struct {
 	json     bool
 	logLevel string
 	log      *slog.Logger
+
+	expect     string
+	expectHead *log.Head
 
 	// given is the passphrase or recovery key that was given; "" where none was yet.
 	given string
@@ -98,10 +104,12 @@ Exit codes: 0 done, 1 error, 3 done but for some files, 10 no vault there,
 	f.StringVar(&a.homeDir, "home", "", "the `folder` of this machine's identity, keys and cache (default: "+homeEnv+", or the system's place for it)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but results, warnings and errors")
 	f.BoolVar(&a.json, "json", false, "write JSON lines to stdout, the last of them a summary")
+	f.StringVar(&a.expect, "expect-head", "", "use the vault only if its log holds this `head`: a receipt, or SEQ:HASH, of agent status")
 	f.StringVar(&a.logLevel, "log-level", "", "log to stderr from this `level` on: debug, info, warn or error")
 	root.AddGroup(&cobra.Group{ID: groupUse, Title: "Back up and restore:"}, &cobra.Group{ID: groupVault, Title: "Vault and machine:"})
-	add(root, groupUse, a.backupCommand(), a.pointsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.catCommand(), a.restoreCommand())
-	add(root, groupVault, a.initCommand(), a.verifyCommand(), a.pruneCommand(), a.keyCommand(), a.cacheCommand(), a.statusCommand())
+	add(root, groupUse, a.backupCommand(), a.pointsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.catCommand(), a.restoreCommand(),
+		a.forgetCommand(), a.undeleteCommand(), a.holdCommand(), a.unholdCommand())
+	add(root, groupVault, a.initCommand(), a.verifyCommand(), a.repairCommand(), a.pruneCommand(), a.keyCommand(), a.vaultCommand(), a.cacheCommand(), a.statusCommand())
 	add(root, "", a.versionCommand(), a.completionCommand(root))
 	root.SetHelpCommand(helpCommand(root))
 	root.SetVersionTemplate(versionLine() + "\n")
@@ -171,6 +179,13 @@ func (a *app) checkFlags(c *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	if a.expect != "" {
+		head, err := log.ParseHead(a.expect)
+		if err != nil {
+			return withHint(fmt.Errorf("--expect-head: %w", err), "copy it from: agent status --receipt")
+		}
+		a.expectHead = &head
+	}
 	a.log, err = a.logger()
 	return err
 }
@@ -206,7 +221,7 @@ func (a *app) openHome() (*home.Home, error) {
 // environment is what the engine is given, with reports going to r.
 func (a *app) environment(r agent.Reporter) agent.Environment {
 	return agent.Environment{
-		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, Clock: seams.now,
+		Log: a.log, Report: r, Secret: a.secret, Wrap: seams.wrap, Clock: seams.now, Sleep: seams.sleep, ExpectHead: a.expectHead,
 		IndexMemory: func(n int64) { debug.SetMemoryLimit(memoryGoalBytes + 2*n) },
 	}
 }

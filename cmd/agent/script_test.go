@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
+	"github.com/tharsis-backup/tharsis/vault/backend/fault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -27,11 +28,12 @@ import (
 // processes of their own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"agent":        agentCommand,
-		"agent-held":   heldCommand,
-		"agent-nobody": nobodyCommand,
-		"agent-umask0": umaskCommand,
-		"agent-later":  laterCommand,
+		"agent":          agentCommand,
+		"agent-held":     heldCommand,
+		"agent-nobody":   nobodyCommand,
+		"agent-umask0":   umaskCommand,
+		"agent-later":    laterCommand,
+		"agent-replaces": replacesCommand,
 	})
 }
 
@@ -137,6 +139,14 @@ func (b laterBackend) List(ctx context.Context, prefix string) iter.Seq2[backend
 			}
 		}
 	}
+}
+
+// replacesCommand is an agent that reaches the vault through a store that replaces
+// objects that exist.
+func replacesCommand() {
+	seams.wrap = fault.Replacing
+	seams.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+	agentCommand()
 }
 
 func TestScript(t *testing.T) {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -75,6 +77,37 @@ func (a *app) ask(ctx context.Context, prompt string) (string, error) {
 			return "", fmt.Errorf("read passphrase: %w", got.err)
 		}
 		return string(got.text), nil
+	}
+}
+
+// maxAnswer bounds what is read as an answer.
+const maxAnswer = 64
+
+// askLine reads an answer from the terminal, in lower case and without spaces
+// around it.
+func (a *app) askLine(ctx context.Context, prompt string) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	done := make(chan answer, 1)
+	fmt.Fprint(a.err, prompt)
+	go func() {
+		text, err := bufio.NewReader(io.LimitReader(a.in, maxAnswer)).ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		done <- answer{strings.ToLower(strings.TrimSpace(text)), err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(a.err)
+		return "", ctx.Err()
+	case got := <-done:
+		if got.err != nil {
+			return "", fmt.Errorf("read answer: %w", got.err)
+		}
+		return got.text, nil
 	}
 }
 

@@ -18,6 +18,19 @@ func (a *app) with(ctx context.Context, fn func(*agent.Session, *reporter) error
 	return a.withHome(ctx, h, fn)
 }
 
+// withLock is with for a command that writes: no other may at the same time.
+func (a *app) withLock(ctx context.Context, fn func(*agent.Session, *reporter) error) error {
+	h, err := a.openHome()
+	if err != nil {
+		return err
+	}
+	if err := h.Lock(); err != nil {
+		return err
+	}
+	defer h.Unlock()
+	return a.withHome(ctx, h, fn)
+}
+
 func (a *app) withHome(ctx context.Context, h *home.Home, fn func(*agent.Session, *reporter) error) error {
 	if err := a.wantVault(h); err != nil {
 		return err

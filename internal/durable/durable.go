@@ -31,6 +31,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // WriteFile makes data the content of the file at path, in place of an older
@@ -74,7 +76,7 @@ func CreateFile(path string, body io.ReaderAt, size int64, perm fs.FileMode) err
 //	mkdir(path)  fsync(parent)
 func Mkdir(path string, perm fs.FileMode) error {
 	err := step(OpMkdir, path, func() error {
-		if err := os.Mkdir(path, perm.Perm()); err != nil {
+		if err := disk.Mkdir(path, perm.Perm()); err != nil {
 			return err
 		}
 		return restorePerm(path, perm)
@@ -117,7 +119,7 @@ func MkdirAll(path string, perm fs.FileMode) error {
 //
 //	unlink(path)  fsync(folder)
 func Remove(path string) error {
-	if err := step(OpRemove, path, func() error { return os.Remove(path) }); err != nil {
+	if err := step(OpRemove, path, func() error { return disk.Remove(path) }); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
@@ -125,20 +127,22 @@ func Remove(path string) error {
 
 // SyncFile makes what was written to f durable, for a file that grows in place
 // such as a journal. After an error f's content is unknown: start a new file.
-func SyncFile(f *os.File) error {
+func SyncFile(f *disk.File) error {
 	return step(OpSync, f.Name(), f.Sync)
 }
 
-// SyncDir makes the names in the folder at path durable. A file system that
-// can't sync folders is taken to keep names without it: there is nothing more
-// to be done.
+// ErrNames is wrapped by the error of a sync of a folder: a name in it may come
+// back, or go away, with the next power cut, whatever a later sync says.
+var ErrNames = errors.New("names in it may not be on the disk")
+
+// SyncDir makes the names in the folder at path durable, or returns ErrNames. A
+// file system that can't sync folders is taken to keep names without it: there
+// is nothing more to be done.
 func SyncDir(path string) error {
-	return step(OpSyncDir, path, func() error {
-		if err := syncDir(path); err != nil {
-			return fmt.Errorf("sync folder %s: %w", path, err)
-		}
-		return nil
-	})
+	if err := step(OpSyncDir, path, func() error { return syncDir(path) }); err != nil {
+		return fmt.Errorf("sync folder %s: %w: %w", path, ErrNames, err)
+	}
+	return nil
 }
 
 // restorePerm gives the new folder at path the bits that the umask took. Bits
@@ -149,5 +153,5 @@ func restorePerm(path string, perm fs.FileMode) error {
 	if err != nil || info.Mode().Perm()&perm.Perm() == perm.Perm() {
 		return err
 	}
-	return os.Chmod(path, perm.Perm())
+	return disk.Chmod(path, perm.Perm())
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/windows"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // syncDir does nothing: Windows can't flush a folder's handle without the
@@ -19,6 +21,9 @@ func renameNoReplace(from, to string) error {
 }
 
 func rename(from, to string) error {
+	if err := disk.Check(disk.OpRename, to); err != nil {
+		return err
+	}
 	return moveFile(from, to, windows.MOVEFILE_WRITE_THROUGH|windows.MOVEFILE_REPLACE_EXISTING)
 }
 

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"os"
 	"syscall"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // syncDir syncs a folder. FUSE, CIFS and others without such a thing answer
 // EINVAL or ENOTSUP.
 func syncDir(path string) error {
-	d, err := os.Open(path)
+	d, err := disk.Open(path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -23,4 +25,4 @@ func syncDir(path string) error {
 	return err
 }
 
-func rename(from, to string) error { return os.Rename(from, to) }
+func rename(from, to string) error { return disk.Rename(from, to) }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // Temporary files are named put-<16 hex digits>.tmp. The random 64 bits, with
@@ -35,7 +37,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}
 // Cleaning up goes through the hook like all else: a test that makes each step
 // fail from some point on leaves the disk as a death at that point would.
 type Temp struct {
-	f     *os.File // nil once closed
+	f     *disk.File // nil once closed
 	path  string
 	wrote bool // whether the step of the first write was reported
 }
@@ -47,7 +49,7 @@ func CreateTemp(dir string, perm fs.FileMode) (*Temp, error) {
 	rand.Read(random[:])
 	t := &Temp{path: filepath.Join(dir, tempPrefix+hex.EncodeToString(random[:])+tempSuffix)}
 	err := step(OpCreate, t.path, func() (err error) {
-		t.f, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm.Perm())
+		t.f, err = disk.Open(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm.Perm())
 		if err != nil {
 			return err
 		}
@@ -145,7 +147,7 @@ func (t *Temp) Abort() {
 		t.f.Close() // its content is of no use, so neither is the error
 		t.f = nil
 	}
-	_ = step(OpRemove, t.path, func() error { return os.Remove(t.path) })
+	_ = step(OpRemove, t.path, func() error { return disk.Remove(t.path) })
 }
 
 // finish syncs and closes the file, or removes it.
@@ -168,6 +170,9 @@ var exclusiveRename = renameNoReplace
 func publish(temp, path string) error {
 	linked := false
 	err := step(OpPublish, path, func() error {
+		if err := disk.Check(disk.OpRename, path); err != nil {
+			return err
+		}
 		err := exclusiveRename(temp, path)
 		if errors.Is(err, errors.ErrUnsupported) {
 			linked = true
@@ -176,7 +181,7 @@ func publish(temp, path string) error {
 		return err
 	})
 	if err == nil && linked {
-		err = step(OpRemove, temp, func() error { return os.Remove(temp) })
+		err = step(OpRemove, temp, func() error { return disk.Remove(temp) })
 	}
 	return err
 }
@@ -185,7 +190,7 @@ func publish(temp, path string) error {
 // network file system may repeat a request whose answer was lost, and then
 // says of its own deed that the name exists.
 func link(temp, path string) error {
-	err := os.Link(temp, path)
+	err := disk.Link(temp, path)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -198,7 +203,7 @@ func link(temp, path string) error {
 }
 
 // restoreFilePerm is restorePerm for an open file.
-func restoreFilePerm(f *os.File, perm fs.FileMode) error {
+func restoreFilePerm(f *disk.File, perm fs.FileMode) error {
 	info, err := f.Stat()
 	if err != nil || info.Mode().Perm()&perm.Perm() == perm.Perm() {
 		return err
@@ -242,7 +247,7 @@ func Sweep(dir string, age time.Duration) (removed int, err error) {
 		if !IsTemp(name) || serr != nil || !info.Mode().IsRegular() || info.ModTime().After(limit) {
 			continue
 		}
-		if rerr := os.Remove(path); rerr == nil {
+		if rerr := disk.Remove(path); rerr == nil {
 			removed++
 		} else if !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)

@@ -18,6 +18,9 @@ import (
 var (
 	ErrNotFound = errors.New("object not found")
 	ErrExists   = errors.New("object exists already")
+	// ErrNotDurable is for an object that was created and may be gone again after
+	// a power cut. That it is found there later, by Put even, proves nothing.
+	ErrNotDurable = errors.New("object may not be durable")
 )
 
 // MaxNameBytes bounds an object's name.
@@ -43,7 +46,8 @@ type Backend interface {
 	// ErrExists and changes nothing. It linearizes where the name appears; a
 	// reader sees all of the object or nothing. body may be read several
 	// times, and is not kept; one shorter than size is an error, and nothing
-	// is made. After another error the object may exist or not.
+	// is made. After another error the object may exist or not; ErrNotDurable is
+	// the one that must not be tried again.
 	Put(ctx context.Context, name string, body io.ReaderAt, size int64) error
 	// Get reads length bytes from offset off; a negative length reads to the
 	// end. An object that ends before off+length gives a short stream, not an

@@ -177,9 +177,9 @@ func TestVerifyInWindows(t *testing.T) {
 		if window == 1 {
 			rs = someRows(20)
 		}
-		check(t, openRun(t, id, rs.seal(id), nil).verifyChunks(bg, window))
+		check(t, openRun(t, id, rs.seal(id), nil).verifyChunks(bg, window, nil))
 		rs.chunks[len(rs.chunks)-1].Offset = 150
-		if err := openRun(t, id, rs.seal(id), nil).verifyChunks(bg, window); !errors.Is(err, key.ErrDamaged) {
+		if err := openRun(t, id, rs.seal(id), nil).verifyChunks(bg, window, nil); !errors.Is(err, key.ErrDamaged) {
 			t.Errorf("window %d: %v", window, err)
 		}
 	}

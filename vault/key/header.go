@@ -53,18 +53,26 @@ func AppendHeader(b []byte, objectType uint8, s *chunk.Sealer) []byte {
 }
 
 // CheckHeader checks the header of an object that s should open, its key
-// commitment included.
+// commitment included. One of a newer version or epoch that has the commitment of
+// this version's key was changed: others derive other keys.
 func CheckHeader(b []byte, objectType uint8, s *chunk.Sealer) error {
+	ours := len(b) >= HeaderBytes && s.Commitment.Equal(chunk.Commitment(b[8:HeaderBytes]))
 	if err := CheckShortHeader(b, objectType); err != nil {
+		if ours && errors.Is(err, ErrNewer) {
+			err = fmt.Errorf("%w: another format version than the key's", ErrDamaged)
+		}
 		return err
 	}
 	if len(b) < HeaderBytes {
 		return fmt.Errorf("%w: cut header", ErrDamaged)
 	}
 	if e := binary.LittleEndian.Uint16(b[6:]); e != 0 {
+		if ours {
+			return fmt.Errorf("%w: another key epoch than the key's", ErrDamaged)
+		}
 		return fmt.Errorf("%w: key epoch %d", ErrNewer, e)
 	}
-	if !s.Commitment.Equal(chunk.Commitment(b[8:HeaderBytes])) {
+	if !ours {
 		return fmt.Errorf("%w: key commitment differs", ErrDamaged)
 	}
 	return nil

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/tharsis-backup/tharsis/internal/typed"
 )
 
 func TestRecoveryKeyRoundTrip(t *testing.T) {
@@ -16,13 +18,13 @@ func TestRecoveryKeyRoundTrip(t *testing.T) {
 		if len(s) != 67 || strings.Count(s, "-") != 7 || !strings.HasPrefix(s, "thr1-") {
 			t.Fatalf("shown as %s", s)
 		}
-		for _, typed := range []string{
+		for _, text := range []string{
 			s, strings.ToUpper(s), strings.ReplaceAll(s, "-", ""), strings.ReplaceAll(s, "-", " "),
 			" " + s + "\r\n", strings.ReplaceAll(s, "-", "\u2013"), strings.ReplaceAll(s, "-", "\u00a0"), s[:20] + "\n" + s[20:],
 		} {
-			got, err := ParseRecoveryKey(typed)
-			if err != nil || got != k || !LooksLikeRecoveryKey(typed) {
-				t.Fatalf("%q: %v", typed, err)
+			got, err := ParseRecoveryKey(text)
+			if err != nil || got != k || !LooksLikeRecoveryKey(text) {
+				t.Fatalf("%q: %v", text, err)
 			}
 		}
 	}
@@ -31,26 +33,26 @@ func TestRecoveryKeyRoundTrip(t *testing.T) {
 func TestRecoveryKeyMistyped(t *testing.T) {
 	k, _ := NewRecoveryKey(nil)
 	s := k.String()
-	reject := func(typed string) {
+	reject := func(text string) {
 		t.Helper()
-		if got, err := ParseRecoveryKey(typed); !errors.Is(err, ErrMistyped) || got != (RecoveryKey{}) {
-			t.Errorf("%q: %v", typed, err)
+		if got, err := ParseRecoveryKey(text); !errors.Is(err, ErrMistyped) || got != (RecoveryKey{}) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 	for i := range s {
 		for _, c := range "a7-018é" {
-			if typed := s[:i] + string(c) + s[i+1:]; compact(typed) != compact(s) {
-				reject(typed)
-				if _, err := ParseCredential([]byte(typed)); i > 4 && !errors.Is(err, ErrMistyped) {
-					t.Errorf("%q is taken for a passphrase: %v", typed, err)
+			if text := s[:i] + string(c) + s[i+1:]; typed.Compact(text) != typed.Compact(s) {
+				reject(text)
+				if _, err := ParseCredential([]byte(text)); i > 4 && !errors.Is(err, ErrMistyped) {
+					t.Errorf("%q is taken for a passphrase: %v", text, err)
 				}
 			}
 		}
 		reject(s[:i])
 	}
 	for i := 5; i+1 < len(s); i++ {
-		if typed := s[:i] + s[i+1:i+2] + s[i:i+1] + s[i+2:]; compact(typed) != compact(s) {
-			reject(typed) // two characters swapped
+		if text := s[:i] + s[i+1:i+2] + s[i:i+1] + s[i+2:]; typed.Compact(text) != typed.Compact(s) {
+			reject(text) // two characters swapped
 		}
 	}
 	reject(s + "a")
@@ -62,15 +64,15 @@ func TestRecoveryKeyMistyped(t *testing.T) {
 func FuzzParseRecoveryKey(f *testing.F) {
 	f.Add(RecoveryKey{1, 2, 3}.String())
 	f.Add("thr1 ")
-	f.Fuzz(func(t *testing.T, typed string) {
-		k, err := ParseRecoveryKey(typed)
+	f.Fuzz(func(t *testing.T, text string) {
+		k, err := ParseRecoveryKey(text)
 		switch {
 		case err != nil && !errors.Is(err, ErrMistyped):
 			t.Fatal(err)
-		case err == nil && compact(typed) != compact(k.String()):
-			t.Fatalf("%q is read as %s", typed, k)
-		case err == nil && !LooksLikeRecoveryKey(typed):
-			t.Fatalf("%q does not look like a key", typed)
+		case err == nil && typed.Compact(text) != typed.Compact(k.String()):
+			t.Fatalf("%q is read as %s", text, k)
+		case err == nil && !LooksLikeRecoveryKey(text):
+			t.Fatalf("%q does not look like a key", text)
 		}
 	})
 }

@@ -58,6 +58,11 @@ func (l *Log) Append(ctx context.Context, signer ed25519.PrivateKey, build func(
 		if err != nil {
 			return Head{}, err
 		}
+		if l.opts.Sole != nil {
+			if err := l.opts.Sole(l.state, body); err != nil {
+				return Head{}, err
+			}
+		}
 		if at, done, err := l.state.done(body); done || err != nil {
 			return at, err
 		}
@@ -106,12 +111,27 @@ func (l *Log) tryAppend(ctx context.Context, signer ed25519.PrivateKey, body Bod
 	if err != nil || !won {
 		return false, err
 	}
+	if l.opts.Sole != nil {
+		if err := l.checkBuiltOn(ctx); err != nil {
+			return false, err
+		}
+	}
 	seq := l.next
 	if err := l.accept(object, true); err != nil {
 		return false, err
 	}
 	l.remember(seq, object)
 	return true, nil
+}
+
+// checkBuiltOn tells, where Put replaces, whether entry l.next was put in the place
+// of one that another machine had already built on, which breaks the log.
+func (l *Log) checkBuiltOn(ctx context.Context) error {
+	later, err := l.exists(ctx, entryName(l.next+1))
+	if err == nil && later {
+		err = fmt.Errorf("%w: another machine wrote at the same time, and its entry was replaced", key.ErrDamaged)
+	}
+	return err
 }
 
 // sealNext gives an object for entry l.next, which was opened and checked as a
@@ -152,17 +172,32 @@ func (l *Log) createEntry(ctx context.Context, seq uint64, object []byte) (bool,
 // create puts an object and returns whether it is there and ours. settle tells
 // whether there is one, and whether it is ours: after any error of Put, since
 // even ErrExists may speak of our own earlier try, made again further down.
-// Where there is none, it may still appear, so the same bytes are put again.
+// Where there is none, it may still appear, so the same bytes are put again. One
+// that is not durable cannot be settled: to find it proves nothing. Where Put
+// replaces (Options.Sole), it is asked before as well, and after a Put that
+// succeeded: another that was put in between is left to have the name.
 func (l *Log) create(ctx context.Context, name string, body io.ReaderAt, size int64,
 	settle func(context.Context) (found, ours bool, err error)) (bool, error) {
+	replaces := l.opts.Sole != nil
 	for try := 0; ; try++ {
+		if replaces {
+			if found, ours, err := settle(ctx); found || err != nil {
+				return ours, err
+			}
+		}
 		putErr := l.backend.Put(ctx, name, body, size)
-		if putErr == nil {
+		if putErr == nil && !replaces {
 			return true, nil
+		}
+		if errors.Is(putErr, backend.ErrNotDurable) {
+			return false, fmt.Errorf("create %s: the outcome is unknown: %w", name, putErr)
 		}
 		found, ours, err := settle(ctx)
 		if err == nil && found {
 			return ours, nil
+		}
+		if err == nil && putErr == nil {
+			err = errors.New("it was stored, and is not there")
 		}
 		if try+1 == putTries || ctx.Err() != nil {
 			return false, fmt.Errorf("create %s: the outcome is unknown: %w", name, errors.Join(putErr, err))

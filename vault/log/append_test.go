@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/key"
+
+	"github.com/tharsis-backup/tharsis/vault/backend"
 )
 
 func TestRacingWriters(t *testing.T) {
@@ -178,6 +180,22 @@ func TestAmbiguousPut(t *testing.T) {
 				t.Fatal("not there once")
 			}
 		})
+	}
+}
+
+// A Put whose object may be gone after a power cut cannot be settled by finding it,
+// and is not made again: that would count a failed sync as done.
+func TestPutThatIsNotDurable(t *testing.T) {
+	s := newSite(t, 1)
+	l := s.open(t, Options{})
+	puts := 0
+	s.store.onPut = func(_ string, put func() error) error {
+		puts++
+		return errors.Join(put(), backend.ErrNotDurable)
+	}
+	_, err := l.Append(t.Context(), s.machines[0], func(*State) (Body, error) { return &Commit{Point: s.pointOf(0, 1)}, nil })
+	if !errors.Is(err, backend.ErrNotDurable) || !strings.Contains(err.Error(), "unknown") || puts != 1 {
+		t.Fatal(err, puts)
 	}
 }
 

@@ -133,6 +133,19 @@ func (l *Log) replayCache() error {
 	return nil
 }
 
+// Recall replays what a cache holds, up to where it is spoilt, without a look at
+// the vault: what this machine has seen. seen, where not nil, is called with each
+// entry's head in order. Without an entry 0 it returns false.
+func Recall(ring *key.Ring, c Cache, seen func(Head)) (*State, bool) {
+	l := newLog(nil, ring, Options{})
+	if seen != nil {
+		l.opts.Observe = func(_ *Entry, at Head) { seen(at) }
+	}
+	l.cache = newRecorder(ring, c)
+	_ = l.replayCache() // only what Options.Expect contradicts is an error
+	return l.state, l.next > 0
+}
+
 // remember adds an entry that was checked to the cache.
 func (l *Log) remember(seq uint64, object []byte) {
 	if l.cache == nil {

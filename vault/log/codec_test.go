@@ -251,7 +251,7 @@ func TestNames(t *testing.T) {
 	if g, err := ParseHead(h.String()); err != nil || g != h {
 		t.Error(g, err)
 	}
-	for _, bad := range []string{"", "1", "1-", "-1", "x-" + strings.Repeat("00", 32), "1-" + strings.Repeat("00", 33)} {
+	for _, bad := range []string{"", "1", "1:", ":1", "x:" + strings.Repeat("00", 32), "1:" + strings.Repeat("00", 33), "18446744073709551615:" + strings.Repeat("00", 32)} {
 		if _, err := ParseHead(bad); err == nil {
 			t.Errorf("%q was parsed", bad)
 		}

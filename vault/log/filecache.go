@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/tharsis-backup/tharsis/internal/disk"
 )
 
 // FileCache is a Cache in the file of this path, readable by its owner only. Its
@@ -16,7 +18,7 @@ func (c FileCache) Open() (io.ReadCloser, error) { return os.Open(string(c)) }
 // Append implements Cache. The records go out in one write, so that those of two
 // processes do not mix.
 func (c FileCache) Append(records []byte) error {
-	f, err := os.OpenFile(string(c), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := disk.Open(string(c), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -29,7 +31,7 @@ func (c FileCache) Append(records []byte) error {
 
 // Truncate implements Cache.
 func (c FileCache) Truncate(size int64) error {
-	if err := os.Truncate(string(c), size); err != nil {
+	if err := disk.Truncate(string(c), size); err != nil {
 		return fmt.Errorf("cut the log's cache: %w", err)
 	}
 	return nil

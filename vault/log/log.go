@@ -43,6 +43,11 @@ type Options struct {
 	// Expect is an entry seen before, as a home keeps it: after reading, Open
 	// checks that the log still has it.
 	Expect *Head
+	// Sole, where not nil, says that the backend's Put replaces what is there, so
+	// that one machine alone may write. Append asks it with the State that its entry
+	// would come after, and ends with its error; every Put is preceded by a look for
+	// another's object and followed by reading back. It must not call the Log.
+	Sole func(*State, Body) error
 	// Cache holds the entries that this machine checked before. Nil: none.
 	Cache Cache
 	// Observe is called for every entry in order, from entry 0, once it was

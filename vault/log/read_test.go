@@ -89,6 +89,7 @@ func TestNewerVersion(t *testing.T) {
 	b := s.store.copy()
 	object := slices.Clone(b.objects[entryName(1)])
 	object[4]++
+	object[8]++ // another key's commitment, as a newer version's is
 	b.objects[entryName(1)] = object
 	if _, err := s.tryOpen(t, b, Options{}); !errors.Is(err, key.ErrNewer) {
 		t.Fatal(err)

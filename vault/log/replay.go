@@ -12,10 +12,14 @@ import (
 func (s *State) apply(e *Entry, at Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.head, s.time = at, e.Time
+	s.head, s.time = at, max(s.time, e.Time)
 	if !s.authorized(e) {
 		s.ignored++
 		return
+	}
+	switch e.Body.(type) {
+	case *Commit, *Partial, *Index, *Repack, *Condemn, *Swept, *Quarantine:
+		s.used = e.Seq
 	}
 	switch b := e.Body.(type) {
 	case *Genesis:
@@ -199,7 +203,11 @@ func (s *State) addRuns(runs []chunk.ID) {
 }
 
 func (s *State) supersede(runs []chunk.ID, e *Entry) {
-	retire(s.runs, runs, markSuperseded, e)
+	// Any machine may say so, with any clock: a time before that of the log would end
+	// the grace at once.
+	late := *e
+	late.Time = s.time
+	retire(s.runs, runs, markSuperseded, &late)
 	s.dropRuns()
 }
 

@@ -28,7 +28,8 @@ type State struct {
 	mu sync.RWMutex
 
 	head     Head
-	time     int64 // of the head's entry
+	time     int64 // the latest of any entry
+	used     uint64
 	genesis  Genesis
 	created  int64
 	slots    []Slot
@@ -148,12 +149,21 @@ func (s *State) Head() Head {
 	return s.head
 }
 
-// Time is the time of the newest entry that was replayed, by its writer's clock, ns
-// since 1970.
+// Time is the latest time of all entries that were replayed, by their writers'
+// clocks, ns since 1970.
 func (s *State) Time() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.time
+}
+
+// Used is the number of the newest entry that may have named something as needed,
+// added or taken away runs, or changed what the log says of packs. As long as it
+// stays the same, so does what a mark finds to be dead.
+func (s *State) Used() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.used
 }
 
 // Genesis is entry 0, and its time in ns since 1970. Its slots and its

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
 // ErrNotFound is returned by [Get] where a manifest has no such entry.
@@ -90,7 +91,8 @@ func (c *Cursor) start(ctx context.Context) error {
 
 // Seek makes Next return the first entry whose key is key or behind it. Going
 // forward it reads only the pages on the path there; going back it starts at the
-// root. After an error the cursor's place is undefined until the next Seek.
+// root. After an error the cursor's place is undefined until the next Seek, or until
+// Resume, which goes on behind the page that could not be read.
 func (c *Cursor) Seek(ctx context.Context, key []byte) error {
 	if c.began && (c.t.at == atEnd || bytes.Compare(key, c.t.key()) <= 0) {
 		c.began = false
@@ -188,23 +190,26 @@ func (p *parents) has(folder []byte) bool {
 	return bytes.Equal(deepest, folder) || Below(deepest, folder)
 }
 
-// lookUp checks the folders above key that p doesn't know, from the top. Those
-// that may be among the lost entries are taken as being there.
-func (p *parents) lookUp(ctx context.Context, c *Cursor, key []byte) error {
-	for i := 0; i < len(key); i++ {
-		if i > 0 && key[i] != separator {
+// lookUp checks the folders above an entry that p doesn't know, from the top. Those
+// that are, or may be, among lost entries are taken as being there.
+func (p *parents) lookUp(ctx context.Context, c *Cursor, entry []byte) error {
+	for i := 0; i < len(entry); i++ {
+		if i > 0 && entry[i] != separator {
 			continue
 		}
-		folder := key[:i]
+		folder := entry[:i]
 		if p.has(folder) || p.gap && (p.last == nil || bytes.Compare(folder, p.last) > 0) {
 			continue
 		}
 		e, err := Get(ctx, c.t.r, c.root, folder)
+		if errors.Is(err, key.ErrDamaged) {
+			continue
+		}
 		if errors.Is(err, ErrNotFound) || err == nil && e.Kind != KindDir {
-			return damagedf("entry %q without its folder %q", PathOf(key), PathOf(folder))
+			return damagedf("entry %q without its folder %q", PathOf(entry), PathOf(folder))
 		}
 		if err != nil {
-			return fmt.Errorf("look up folder of %q: %w", PathOf(key), err)
+			return fmt.Errorf("look up folder of %q: %w", PathOf(entry), err)
 		}
 	}
 	return nil

@@ -109,6 +109,7 @@ func TestNewerVersion(t *testing.T) {
 	ring := testRing(1)
 	object, _, _ := buildPack(t, newRand(t), ring, testID(1), 1, 1, 100)
 	object[4] = 1
+	object[8] ^= 1 // another key's commitment, as a newer version's is
 	if _, _, err := readPack(ring, testID(1), object, testDecompressor(t)); !errors.Is(err, key.ErrNewer) || errors.Is(err, key.ErrDamaged) {
 		t.Error(err)
 	}

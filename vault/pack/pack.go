@@ -30,8 +30,10 @@ package pack
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault/key"
@@ -92,10 +94,25 @@ func NewID(random io.Reader) (chunk.ID, error) {
 	return id, nil
 }
 
+// Prefix is what the names of all packs begin with.
+const Prefix = "packs/"
+
 // Name is the name of a pack's object: packs/<first 2 hex digits>/<64 hex digits>.
 func Name(id chunk.ID) string {
 	h := id.String()
-	return "packs/" + h[:2] + "/" + h
+	return Prefix + h[:2] + "/" + h
+}
+
+// IDOf is the ID of the pack whose object has this name; false for other names.
+func IDOf(name string) (id chunk.ID, ok bool) {
+	_, h, _ := strings.Cut(strings.TrimPrefix(name, Prefix), "/")
+	if len(h) != hex.EncodedLen(len(id)) {
+		return chunk.ID{}, false
+	}
+	if _, err := hex.Decode(id[:], []byte(h)); err != nil || Name(id) != name {
+		return chunk.ID{}, false
+	}
+	return id, true
 }
 
 // checkType refuses a type that is not a pack's: a mistake of the caller, except

@@ -99,6 +99,22 @@ func ReadDirectory(ctx context.Context, b backend.Backend, ring *key.Ring, packT
 	return o.ParseDirectory(length, tail)
 }
 
+// FindDirectory is ReadDirectory for a pack whose type is not known. It returns the
+// directory's error where neither type fits.
+func FindDirectory(ctx context.Context, b backend.Backend, ring *key.Ring, id chunk.ID, length uint64) (Directory, error) {
+	var first error
+	for _, t := range []uint8{key.TypeDataPack, key.TypeManifestPack} {
+		dir, err := ReadDirectory(ctx, b, ring, t, id, length)
+		if err == nil || !errors.Is(err, key.ErrDamaged) && !errors.Is(err, key.ErrNewer) {
+			return dir, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return Directory{}, first
+}
+
 // ReadRange fills p from offset off of an object. An object that ends before is
 // reported as damaged.
 func ReadRange(ctx context.Context, b backend.Backend, name string, off int64, p []byte) error {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 )
 
@@ -130,5 +131,39 @@ func TestReadOnly(t *testing.T) {
 	defer os.Chmod(filepath.Join(dir, "a"), 0o700)
 	if names, err := list(t, ro, "a/"); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("list of an unreadable folder: %q, %v", names, err)
+	}
+}
+
+// TestNotDurable: where a folder cannot be synced, Put says so, also when the name
+// is found there the next time; a file that cannot be synced is no object at all.
+func TestNotDurable(t *testing.T) {
+	b, _ := create(t)
+	put(t, b, "packs/aa/0", "x")
+	fail := func(folder bool) (restore func()) {
+		return disk.SetHook(func(c disk.Call) error {
+			if info, err := os.Stat(c.Path); c.Op == disk.OpSync && err == nil && info.IsDir() == folder {
+				return syscall.EIO
+			}
+			return nil
+		})
+	}
+	for _, c := range []struct {
+		name   string
+		folder bool
+		want   error
+		not    error
+	}{
+		{"packs/aa/1", false, syscall.EIO, backend.ErrNotDurable},
+		{"packs/aa/1", true, backend.ErrNotDurable, backend.ErrExists},
+		{"packs/aa/1", true, backend.ErrNotDurable, backend.ErrExists}, // it is there now
+		{"packs/bb/1", true, backend.ErrNotDurable, backend.ErrExists}, // its folder is new
+		{"packs/aa/1", false, backend.ErrExists, backend.ErrNotDurable},
+	} {
+		restore := fail(c.folder)
+		err := backend.PutBytes(t.Context(), b, c.name, []byte("y"))
+		restore()
+		if !errors.Is(err, c.want) || errors.Is(err, c.not) {
+			t.Errorf("%s, folders fail %v: %v", c.name, c.folder, err)
+		}
 	}
 }

@@ -23,8 +23,11 @@ const maxSure = 4096
 // that gets its name; the first Put into a folder also syncs the one above.
 func (b *Backend) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
 	err := b.put(ctx, name, body, size)
-	if errors.Is(err, fs.ErrExist) {
+	switch {
+	case errors.Is(err, fs.ErrExist):
 		err = backend.ErrExists
+	case errors.Is(err, durable.ErrNames):
+		err = fmt.Errorf("%w: %w", backend.ErrNotDurable, err)
 	}
 	if err != nil {
 		return fmt.Errorf("put object %s: %w", name, err)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/tharsis-backup/tharsis/internal/disk"
 	"github.com/tharsis-backup/tharsis/internal/durable"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // Release gives the reserve free. Without one it does nothing.
 func (b *Backend) Release() error {
-	err := os.Remove(b.path(reserveFile))
+	err := disk.Remove(b.path(reserveFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("release the vault's reserve: %w", err)
 	}
