@@ -101,7 +101,7 @@ func (p *prune) catchUp(ctx context.Context) error {
 	}
 	p.at = p.s.vault.Log.State().Used()
 	if err := p.mark(ctx, p.needs); err != nil {
-		return p.unsure(err)
+		return p.overtaken(ctx, err)
 	}
 	return nil
 }
@@ -137,13 +137,28 @@ func (p *prune) unsure(err error) error {
 func (p *prune) count(ctx context.Context) error {
 	st := p.s.vault.Log.State()
 	p.at, p.lost = st.Used(), st.Unusable()
-	if err := p.mark(ctx, nil); err != nil {
-		return p.unsure(err)
+	err := p.mark(ctx, nil)
+	if err == nil {
+		err = p.tally(ctx)
 	}
-	if err := p.tally(ctx); err != nil {
-		return p.unsure(err)
+	if err != nil {
+		return p.overtaken(ctx, err)
 	}
 	return nil
+}
+
+// overtaken counts again by a log that has grown meanwhile, where something was missed
+// that may have been of a point that another prune ended since. Else it says that
+// nothing was announced.
+func (p *prune) overtaken(ctx context.Context, missed error) error {
+	if !isFinding(missed) || p.s.refresh(ctx) != nil || p.s.vault.Log.State().Used() == p.at {
+		return p.unsure(missed)
+	}
+	if err := p.index.Refresh(ctx); err != nil {
+		return p.unsure(err)
+	}
+	// A page is marked before what it names, so that all has to be marked again.
+	return p.countAgain(ctx, true)
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read

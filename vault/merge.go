@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 
@@ -17,7 +16,7 @@ import (
 func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir string,
 	copied func(name string, body io.ReaderAt, size int64)) (chunk.ID, error) {
 	st := v.Log.State()
-	id, _, err := storeRun(ctx, v.Backend, spoolDir, func(w io.Writer, id chunk.ID) (int64, error) {
+	id, _, err := storeRun(ctx, v.Backend, v.random, spoolDir, func(w io.Writer, id chunk.ID) (int64, error) {
 		return index.Merge(ctx, w, v.Ring, id, runs, func(p chunk.ID) bool { return !st.Swept(p) })
 	}, copied)
 	return id, err
@@ -25,9 +24,9 @@ func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir str
 
 // storeRun spools the run that write makes and stores it under a fresh ID. copied,
 // if not nil, is given its bytes afterwards.
-func storeRun(ctx context.Context, b backend.Backend, spoolDir string, write func(io.Writer, chunk.ID) (int64, error),
+func storeRun(ctx context.Context, b backend.Backend, random io.Reader, spoolDir string, write func(io.Writer, chunk.ID) (int64, error),
 	copied func(name string, body io.ReaderAt, size int64)) (id chunk.ID, size int64, err error) {
-	if id, err = pack.NewID(rand.Reader); err != nil {
+	if id, err = pack.NewID(random); err != nil {
 		return id, 0, err
 	}
 	f, err := spoolFile(spoolDir)

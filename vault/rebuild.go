@@ -50,7 +50,7 @@ func (r *Rebuild) Store(ctx context.Context, copied func(name string, body io.Re
 	if r.job.empty() {
 		return chunk.ID{}, index.ErrEmpty
 	}
-	id, _, err := storeRun(ctx, r.v.Backend, r.spool, func(w io.Writer, id chunk.ID) (int64, error) {
+	id, _, err := storeRun(ctx, r.v.Backend, r.v.random, r.spool, func(w io.Writer, id chunk.ID) (int64, error) {
 		return r.job.writeTo(ctx, w, id)
 	}, copied)
 	return id, err
