@@ -63,9 +63,15 @@ func (p *prune) recount(ctx context.Context) error {
 	if err := p.index.Refresh(ctx); err != nil {
 		return p.unsure(err)
 	}
-	// Marks go with a run that goes, and those of the pages that led to its chunks may
-	// stay: only a new walk marks all again.
-	return p.countAgain(ctx, p.live.Replace(p.index.Members()...))
+	return p.countAgain(ctx, p.stale(p.live.Replace(p.index.Members()...)))
+}
+
+// stale tells whether marks are wrong by now, so that only a new walk helps. They go
+// with a run that goes, while those of the pages that led to its chunks may stay. And
+// what another prune condemned meanwhile may be of a point that it ended: the marks
+// would look for what nobody needs any more, and may be gone.
+func (p *prune) stale(runGone bool) bool {
+	return runGone || p.s.vault.Log.State().Unusable() != p.lost
 }
 
 func (p *prune) countAgain(ctx context.Context, anew bool) error {
@@ -86,8 +92,8 @@ func (p *prune) catchUp(ctx context.Context) error {
 		return p.unsure(err)
 	}
 	members := p.index.Members()
-	if gone := p.live.Replace(members...); gone || p.s.vault.Log.State().Unusable() != p.lost {
-		return p.countAgain(ctx, gone)
+	if p.stale(p.live.Replace(members...)) {
+		return p.countAgain(ctx, true)
 	}
 	for _, m := range members {
 		for pk, err := range m.Run.Packs(ctx) {

@@ -68,6 +68,29 @@ seed 1828 machines 4
 0 go:log 0
 1 go:round 0
 `},
+	{"a prune that slept took for needed what another one had ended, condemned and swept meanwhile", `
+seed 1767 machines 4
+0 backup 75
+2 backup 41
+2 go:log 0
+0 sleep 21600
+4 go:end 0
+4 prune 1
+4 go:end 0
+2 go:log 0
+0 prune 60
+0 sleep 12000
+2 go:log 0
+0 go:log 0
+1 forget 6
+3 prune 32
+1 go:end 0
+0 sleep 21600
+1 prune 3
+1 go:end 0
+0 sleep 21800
+3 go:end 0
+`},
 }
 
 func TestSimulatorFound(t *testing.T) {
