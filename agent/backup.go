@@ -90,9 +90,9 @@ type job struct {
 	overlay *overlay
 	workers *workers
 
-	polynomial chunk.Polynomial // that large files are cut by
-	read       *vault.Pages     // manifest pages of the vault
-	direct     *vault.Pages     // the same, past the cache
+	polynomial func() (chunk.Polynomial, error) // that large files are cut by
+	read       *vault.Pages                     // manifest pages of the vault
+	direct     *vault.Pages                     // the same, past the cache
 	rescuer    rescuer
 
 	unusable int // packs that the log distrusted when the job began
@@ -208,9 +208,10 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 	if err := j.openJournal(); err != nil {
 		return err
 	}
-	if j.polynomial, err = chunk.DerivePolynomial(j.s.vault.Ring.Chunker); err != nil {
-		return err
-	}
+	// It takes a millisecond to find, which few small jobs need.
+	j.polynomial = sync.OnceValues(func() (chunk.Polynomial, error) {
+		return chunk.DerivePolynomial(j.s.vault.Ring.Chunker)
+	})
 	j.workers, err = j.newWorkers(ctx)
 	return err
 }

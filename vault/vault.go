@@ -29,6 +29,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
@@ -61,6 +62,7 @@ type Vault struct {
 	Log     *log.Log
 
 	logger *slog.Logger
+	random io.Reader // nil: the system's
 }
 
 // ReadConfig reads a vault's config, unauthenticated, and its SHA-256. Without
@@ -163,6 +165,9 @@ type Options struct {
 	// means nobody; in a vault that is shared it is not asked.
 	Log    log.Options
 	Logger *slog.Logger
+	// Rand gives the IDs of packs and index runs; nil: the system's. It may be read by
+	// several goroutines at a time.
+	Rand io.Reader
 }
 
 // ErrLogDamaged is for a log that cannot be read to its end. What is behind the damage
@@ -199,7 +204,7 @@ func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o O
 	} else if o.Log.Sole == nil {
 		o.Log.Sole = func(*log.State, log.Body) error { return ErrNotOwner }
 	}
-	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger}
+	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger, random: o.Rand}
 	if v.Log, err = log.Open(ctx, b, v.Ring, o.Log); err != nil {
 		return nil, logError(err)
 	}
