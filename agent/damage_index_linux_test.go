@@ -92,6 +92,9 @@ func (r *rig) fail(c packCase) {
 		spoil(r.t, file, 100)
 	case "directory":
 		spoil(r.t, file, int(info.Size())-30)
+	case "both":
+		spoil(r.t, file, 100)
+		spoil(r.t, file, int(info.Size())-30)
 	default:
 		panic(c.how)
 	}
@@ -209,7 +212,7 @@ func (r *rig) checkedAndRestored(point, want string, exact bool) {
 // something of, and no others.
 func TestRestoreWithoutPack(t *testing.T) {
 	r, first, second := twoJobs(t)
-	for _, c := range r.packCases(10, "missing", "cut", "flip", "directory") {
+	for _, c := range r.packCases(12, "missing", "cut", "flip", "directory", "both") {
 		if c.typ != key.TypeDataPack {
 			continue
 		}

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -32,6 +35,7 @@ type flipVault struct {
 	names []string
 	src   string
 	want  string
+	usual int64 // what a check of the whole vault allocates
 }
 
 // flipTree is small, and has an entry of every kind: a file with a block table,
@@ -122,7 +126,7 @@ func newFlipVault(t *testing.T, entries int, table bool) *flipVault {
 			t.Fatalf("the vault has no %s: %q", kind, v.names)
 		}
 	}
-	if res, err := v.w.verify(ctx); err != nil || res.Unnamed != 0 || res.Points != maxRuns+1 {
+	if res, err := v.damaged(ctx, "the whole vault"); err != nil || res.Unnamed != 0 || res.Points != maxRuns+1 {
 		t.Fatalf("the vault is not whole: %+v, %v", res, err)
 	}
 	size := 0
@@ -160,32 +164,76 @@ func flipTable(t *testing.T, dir string) {
 	}
 }
 
-// damaged runs a check of the vault as it now is. It tells whether the check
-// found anything, and fails the test where it panics.
-func (v *flipVault) damaged(ctx context.Context, what string) (err error) {
+// checkBytes is more than a check, or a restore, of this vault allocates beyond what it
+// does of the whole one: no length that is read from a damaged object is believed
+// before it was authenticated or compared with a bound.
+const checkBytes = 4 << 20
+
+// damaged runs a check of the vault as it now is, and fails the test where it panics,
+// or allocates far more than a check of the whole vault.
+func (v *flipVault) damaged(ctx context.Context, what string) (res VerifyResult, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			v.t.Errorf("%s: panic: %v", what, r)
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	_, err = v.w.verify(ctx)
-	return err
+	allocated := allocatedBy(func() { res, err = v.w.verify(ctx) })
+	if v.usual == 0 {
+		v.usual = allocated
+	}
+	if allocated > v.usual+checkBytes {
+		v.t.Errorf("%s: %d bytes were allocated, and %d for the whole vault", what, allocated, v.usual)
+	}
+	return res, err
 }
 
-// found demands that a check of the vault, as it now is, finds something, and
-// makes it whole again.
-func (v *flipVault) found(ctx context.Context, what string) {
+// allocatedBy is how many bytes fn allocates, and others at the same time.
+func allocatedBy(fn func()) int64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fn()
+	runtime.ReadMemStats(&after)
+	return int64(after.TotalAlloc - before.TotalAlloc)
+}
+
+// found demands that a check of the vault, as it now is, finds something and names the
+// objects that are hurt, and makes it whole again. It gives what the check said.
+func (v *flipVault) found(ctx context.Context, what string, hurt ...string) VerifyResult {
 	v.t.Helper()
-	if err := v.damaged(ctx, what); err == nil {
+	res, err := v.damaged(ctx, what)
+	if err == nil {
 		v.t.Errorf("%s: a check finds nothing", what)
 	}
+	for _, name := range hurt {
+		if err != nil && !names(res, err, name) {
+			v.t.Errorf("%s: a check does not name %s: %v, %+v", what, name, err, res.Damage)
+		}
+	}
 	v.b.Restore(v.whole)
+	return res
+}
+
+// names tells whether a check's report names an object.
+func names(res VerifyResult, err error, name string) bool {
+	if slices.ContainsFunc(res.Damage, func(d Damage) bool { return d.Object == name }) {
+		return true
+	}
+	text := err.Error() + "\n"
+	if name == "config" && (errors.Is(err, log.ErrForked) || errors.Is(err, ErrNoVault)) {
+		return true // without it there is no vault, and with another ID it is another one
+	}
+	if seq, ok := strings.CutPrefix(name, "log/"); ok {
+		n, _ := strconv.ParseUint(seq, 16, 64)
+		return strings.Contains(text, fmt.Sprintf("log entry %d:", n))
+	}
+	return strings.Contains(text, name)
 }
 
 // restores demands that a restore from the vault, as it now is, gives the source
-// exactly, or names what it does not give, or refuses.
-func (v *flipVault) restores(ctx context.Context, what string) {
+// exactly, or names what it does not give. It may refuse only where all that is hurt
+// is no data. What it does not give, a check names too.
+func (v *flipVault) restores(ctx context.Context, what string, hurt ...string) {
 	v.t.Helper()
 	target, err := os.MkdirTemp(filepath.Dir(v.w.home), "target-")
 	if err != nil {
@@ -199,8 +247,16 @@ func (v *flipVault) restores(ctx context.Context, what string) {
 	}()
 	v.w.notes = &faultNotes{}
 	defer func() { v.w.notes = nil }()
-	res, err := v.w.restore(ctx, "latest", target)
+	var res RestoreResult
+	allocated := allocatedBy(func() { res, err = v.w.restore(ctx, "latest", target) })
+	if allocated > restoreBytes {
+		v.t.Errorf("%s: a restore allocated %d bytes", what, allocated)
+	}
+	notes := v.w.notes.text()
 	if err != nil {
+		if !slices.ContainsFunc(hurt, v.isNoData) {
+			v.t.Errorf("%s: restore: %v", what, err)
+		}
 		return
 	}
 	diffs, err := treecmp.Compare(v.want, filepath.Join(target, v.src), treecmp.Options{})
@@ -208,15 +264,34 @@ func (v *flipVault) restores(ctx context.Context, what string) {
 		v.t.Errorf("%s: restore: %v", what, err)
 		return
 	}
-	notes := v.w.notes.text()
+	if len(diffs) == 0 {
+		return
+	}
+	check, _ := v.damaged(ctx, what)
 	pageLost := strings.Contains(notes, "a page of the list of files is damaged")
 	for _, d := range diffs {
-		named := pageLost || strings.Contains(notes, fmt.Sprintf("%q", filepath.Join(v.src, d.Path)))
+		path := filepath.Join(v.src, d.Path)
+		named := pageLost || strings.Contains(notes, fmt.Sprintf("%q", path))
 		partial := d.Aspect&(treecmp.Missing|treecmp.Xattrs|treecmp.Links|treecmp.DirTimes) != 0
-		if res.Failed == 0 || !partial || !named && d.Aspect&(treecmp.Links|treecmp.DirTimes) == 0 {
+		follows := d.Aspect&(treecmp.Links|treecmp.DirTimes) != 0 // from what is missing
+		if res.Failed == 0 || !partial || !named && !follows {
 			v.t.Errorf("%s: restore (%d failed): %v\n%s", what, res.Failed, d, notes)
 		}
+		if !follows && !slices.ContainsFunc(check.Damage, func(c Damage) bool {
+			return c.Point == res.Point && (c.Path == path || pageLost && strings.Contains(c.Text, "list of files"))
+		}) {
+			v.t.Errorf("%s: a check does not name %s: %+v", what, path, check.Damage)
+		}
 	}
+}
+
+// restoreBytes is more than a restore of this small vault allocates.
+const restoreBytes = 32 << 20
+
+// isNoData tells whether an object is not a pack of files' content: without that there
+// is all the rest. (The lists of files of this vault are one page each.)
+func (v *flipVault) isNoData(name string) bool {
+	return !strings.HasPrefix(name, "packs/") || v.whole[name][5] != key.TypeDataPack
 }
 
 // flips are all single bit flips of an object that are tried: one of each byte,
@@ -226,8 +301,13 @@ func flips(name string, data []byte) (all []int) {
 	if name == "config" || strings.HasPrefix(name, "keys/") {
 		clear = len(data)
 	}
+	inClear := func(i int) bool { return i < clear || i >= len(data)-4 }
+	if strings.HasPrefix(name, "bundle/") {
+		heads := bundleHeads(data)
+		inClear = func(i int) bool { return heads[i] }
+	}
 	for i := range data {
-		if i < clear || i >= len(data)-4 {
+		if inClear(i) {
 			for bit := range 8 {
 				all = append(all, 8*i+bit)
 			}
@@ -236,6 +316,24 @@ func flips(name string, data []byte) (all []int) {
 		all = append(all, 8*i+(i*5+3)%8)
 	}
 	return all
+}
+
+// bundleHeads are the bytes of a bundle that are in the clear: its header, and of each
+// entry the length and the header.
+func bundleHeads(data []byte) map[int]bool {
+	heads := map[int]bool{}
+	mark := func(at, n int) {
+		for i := range n {
+			heads[at+i] = true
+		}
+	}
+	at := len(log.BundleHeader(nil))
+	mark(0, at)
+	for at < len(data) {
+		mark(at, 4+key.HeaderBytes)
+		at += 4 + int(binary.LittleEndian.Uint32(data[at:]))
+	}
+	return heads
 }
 
 // TestFaultFlips flips single bits in every object.
@@ -258,9 +356,9 @@ func TestFaultFlips(t *testing.T) {
 		what := fmt.Sprintf("bit %d of byte %d of %s", f.bit%8, f.bit/8, f.name)
 		v.b.Corrupt(f.name, int64(f.bit/8), 1<<(f.bit%8))
 		if i%8 == 0 {
-			v.restores(ctx, what)
+			v.restores(ctx, what, f.name)
 		}
-		v.found(ctx, what)
+		v.found(ctx, what, f.name)
 		cases++
 	}
 	t.Logf("%d flips of %d", cases, len(all))
@@ -280,7 +378,7 @@ func TestFaultBundleFlips(t *testing.T) {
 		for range times {
 			n := r.IntN(len(v.whole[name]) * 8)
 			v.b.Corrupt(name, int64(n/8), 1<<(n%8))
-			v.found(ctx, fmt.Sprintf("bit %d of %s", n, name))
+			v.found(ctx, fmt.Sprintf("bit %d of %s", n, name), name)
 		}
 	}
 	times := 1
@@ -294,8 +392,8 @@ func TestFaultBundleFlips(t *testing.T) {
 	v.everyBundleByte(ctx)
 }
 
-// everyBundleByte flips a bit of every byte of the bundle, and lets the part of a
-// check that is about bundles look at it.
+// everyBundleByte flips a bit of every byte of the bundle, and all bits of the headers
+// in it, and lets the part of a check that is about bundles look at it.
 func (v *flipVault) everyBundleByte(ctx context.Context) {
 	bundle := log.BundleName(0)
 	err := v.w.session(ctx, false, func(s *Session) error {
@@ -307,17 +405,20 @@ func (v *flipVault) everyBundleByte(ctx context.Context) {
 		for seq := range uint64(log.BundleEntries) {
 			want = log.AppendBundled(want, v.whole[log.EntryName(seq)])
 		}
-		for _, i := range faultSample(len(v.whole[bundle]), 500) {
-			v.b.Corrupt(bundle, int64(i), 1<<(i%8))
+		all := flips(bundle, v.whole[bundle])
+		chosen := faultSample(len(all), 500)
+		for _, n := range chosen {
+			v.b.Corrupt(bundle, int64(all[n]/8), 1<<(all[n]%8))
 			before := c.damaged
 			if err := c.checkBundle(ctx, 0, want, true); err != nil {
 				return err
 			}
 			if c.damaged != before+1 {
-				v.t.Errorf("byte %d of the bundle: not found", i)
+				v.t.Errorf("bit %d of the bundle: not found", all[n])
 			}
 			v.b.Restore(v.whole)
 		}
+		v.t.Logf("%d flips of %d in the bundle", len(chosen), len(all))
 		return nil
 	})
 	if err != nil {
@@ -333,37 +434,45 @@ func TestFaultObjects(t *testing.T) {
 	v.spoilObjects(t.Context(), []string{log.BundleName(0), log.EntryName(255), log.EntryName(256), log.EntryName(257)})
 }
 
+// spoilObjects does all that can be done to whole objects: a sample of it in a plain
+// run, with each way there for each object.
 func (v *flipVault) spoilObjects(ctx context.Context, names []string) {
 	r := rand.New(rand.NewPCG(3, 3))
-	spoil := func(what string, set func()) {
+	all := os.Getenv(faultAllEnv) != ""
+	cases := 0
+	spoil := func(what string, set func(), hurt ...string) {
+		cases++
 		set()
 		if r.IntN(4) == 0 {
-			v.restores(ctx, what)
+			v.restores(ctx, what, hurt...)
 		}
-		v.found(ctx, what)
+		if strings.HasPrefix(hurt[0], "log/") && (len(hurt) > 1 || strings.HasSuffix(what, "removed")) {
+			hurt = nil // a check says that the log is not as it was, and may come upon another entry
+		}
+		v.found(ctx, what, hurt...)
 	}
-	var last string
-	for _, name := range names {
+	for i, name := range names {
 		whole := v.whole[name]
-		lengths := []int{0, 1, 6, len(whole) / 2, len(whole) - 1, r.IntN(len(whole))}
-		if os.Getenv(faultAllEnv) == "" {
-			lengths = lengths[r.IntN(3)*2:][:2]
+		for n := range whole {
+			if all || n == 0 && i%3 == 0 || n == len(whole)-1 && i%3 == 1 || r.IntN(len(whole)) == 0 {
+				spoil(fmt.Sprintf("%s cut to %d bytes", name, n), func() { v.b.Set(name, whole[:n]) }, name)
+			}
 		}
-		for _, n := range lengths {
-			spoil(fmt.Sprintf("%s cut to %d bytes", name, n), func() { v.b.Set(name, whole[:n]) })
-		}
-		spoil(name+" with a zero more", func() { v.b.Set(name, append(bytes.Clone(whole), 0)) })
-		spoil(name+" twice over", func() { v.b.Set(name, append(bytes.Clone(whole), whole...)) })
-		spoil(name+" removed", func() { v.b.Remove(name) })
-		if kind, _, _ := strings.Cut(name, "/"); strings.HasPrefix(last, kind+"/") {
-			spoil(name+" and "+last+" swapped", func() {
-				v.b.Set(name, v.whole[last])
-				v.b.Set(last, whole)
-			})
+		spoil(name+" with a zero more", func() { v.b.Set(name, append(bytes.Clone(whole), 0)) }, name)
+		spoil(name+" twice over", func() { v.b.Set(name, append(bytes.Clone(whole), whole...)) }, name)
+		spoil(name+" removed", func() { v.b.Remove(name) }, name)
+		kind, _, _ := strings.Cut(name, "/")
+		for k, other := range names[:i] {
+			if strings.HasPrefix(other, kind+"/") && (all || k == i-1 || r.IntN(2*i) == 0) {
+				spoil(name+" and "+other+" swapped", func() {
+					v.b.Set(name, v.whole[other])
+					v.b.Set(other, whole)
+				}, name, other)
+			}
 		}
 		v.double(ctx, name)
-		last = name
 	}
+	v.t.Logf("%d cases", cases)
 }
 
 // double puts an object there a second time: a stranger, which is counted, and no

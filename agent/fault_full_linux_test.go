@@ -1,108 +1,104 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
 
-// smallDisk mounts a file system of this size in memory at dir.
-func smallDisk(t *testing.T, dir string, bytes int) {
-	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
+// fullLevels are 100 levels of free space, in blocks of 4 KiB: each of the first ones,
+// where a job has room for some of its files and not for others.
+func fullLevels() (levels []int) {
+	for i := range 100 {
+		levels = append(levels, max(i, 3*i-140))
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return levels
 }
 
-// fill takes all room of a disk but for so much.
-func fill(t *testing.T, dir string, leave int) {
-	t.Helper()
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
+// fullSample takes some of the levels, the emptiest and the fullest among them.
+func fullSample(share int) (levels []int) {
+	all := fullLevels()
+	for _, i := range faultSample(len(all), 8/share) {
+		levels = append(levels, all[i])
 	}
-	n := int64(st.Bfree)*st.Bsize - int64(leave)
-	if n < 0 {
-		t.Fatalf("%s has less than %d bytes left", dir, leave)
+	if levels[0] != 0 {
+		levels = append([]int{0}, levels...)
 	}
-	f, err := os.Create(filepath.Join(dir, "filler"))
-	if err != nil {
-		t.Fatal(err)
+	if last := all[len(all)-1]; levels[len(levels)-1] != last {
+		levels = append(levels, last)
 	}
-	defer f.Close()
-	block := make([]byte, 4096)
-	for ; n >= 4096; n -= 4096 {
-		if _, err := f.Write(block); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return levels
 }
-
-func empty(t *testing.T, dir string) {
-	t.Helper()
-	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// levels of free space, in blocks: some for each stage of a job.
-var fullLevels = []int{0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64}
 
 // TestFaultFull runs jobs on a vault, and then with a home, that has less and less
 // room: each job that does not fit ends with one error that says so, nothing is
 // broken, and when there is room again the next one works.
 func TestFaultFull(t *testing.T) {
+	for _, disk := range faultFileSystems {
+		for _, what := range []string{"vault", "home"} {
+			t.Run(disk.name+" "+what, func(t *testing.T) {
+				r := newFaultRig(t)
+				w := r.world("box")
+				dir := w.vault
+				if what == "home" {
+					dir = w.home
+				}
+				disk.mount(t, dir, 96<<20)
+				fullJobs(t, r, w, dir, fullSample(disk.share))
+			})
+		}
+	}
+}
+
+func fullJobs(t *testing.T, r *faultRig, w *faultWorld, disk string, levels []int) {
 	ctx := t.Context()
-	for _, what := range []string{"vault", "home"} {
-		t.Run(what, func(t *testing.T) {
-			r := newFaultRig(t)
-			w := r.world("box")
-			disk := w.vault
-			if what == "home" {
-				disk = w.home
-			}
-			smallDisk(t, disk, 12<<20)
-			if err := w.init(ctx); err != nil {
-				t.Fatal(err)
-			}
-			failed := 0
-			s := &faultScript{r: r, w: w}
-			for i, level := range fullLevels {
-				r.edit(r.fresh(i%3, 60_000))
-				fill(t, disk, level<<12)
-				_, err := w.backup(ctx, r.src)
-				empty(t, disk)
-				switch {
-				case err == nil:
-					s.acked = append(s.acked, r.at)
-				case !errors.Is(err, syscall.ENOSPC):
-					t.Errorf("%d blocks left: %v", level, err)
-				default:
-					failed++
-				}
-				if err := s.recovers(ctx); err != nil {
-					t.Fatalf("%d blocks left: %v", level, err)
-				}
-				points, err := w.points(ctx)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for len(s.acked) < len(points) {
-					s.acked = append(s.acked, r.at)
-				}
-			}
-			if failed < 5 || failed == len(fullLevels) {
-				t.Errorf("%d of %d jobs failed", failed, len(fullLevels))
-			}
-			t.Logf("%d of %d jobs failed", failed, len(fullLevels))
-		})
+	if err := w.init(ctx); err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	s := &faultScript{r: r, w: w}
+	for i, level := range levels {
+		r.edit(r.fresh(i%3, 200_000))
+		fill(t, disk, level<<12)
+		_, err := w.backup(ctx, r.src)
+		empty(t, disk)
+		switch {
+		case err == nil:
+			s.acked = append(s.acked, r.at)
+		case !errors.Is(err, syscall.ENOSPC):
+			t.Errorf("%d blocks left: %v", level, err)
+		default:
+			failed++
+		}
+		if left := w.left(); err != nil && left != nil {
+			t.Errorf("%d blocks left: left behind: %v", level, left)
+		}
+		if err := s.recovers(ctx); err != nil {
+			t.Fatalf("%d blocks left: %v", level, err)
+		}
+		s.told(ctx)
+	}
+	if failed == 0 || failed == len(levels) {
+		t.Errorf("%d of %d jobs failed", failed, len(levels))
+	}
+	t.Logf("%d of %d jobs failed", failed, len(levels))
+}
+
+// told counts all points that are there as acknowledged.
+func (s *faultScript) told(ctx context.Context) {
+	s.r.t.Helper()
+	points, err := s.w.points(ctx)
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	for len(s.acked) < len(points) {
+		s.acked = append(s.acked, s.r.at)
 	}
 }
 
@@ -165,13 +161,7 @@ func TestFaultFullPart(t *testing.T) {
 			if err := s.recovers(ctx); err != nil {
 				t.Fatalf("%s, %d blocks left: %v", part, level, err)
 			}
-			points, err := w.points(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for len(s.acked) < len(points) {
-				s.acked = append(s.acked, r.at)
-			}
+			s.told(ctx)
 		}
 		if failed == 0 {
 			t.Errorf("%s: all jobs found room", part)
@@ -182,47 +172,62 @@ func TestFaultFullPart(t *testing.T) {
 
 // TestFaultFullInit makes a vault on a disk with too little room.
 func TestFaultFullInit(t *testing.T) {
-	ctx := t.Context()
-	for _, what := range []string{"vault", "home"} {
-		r := newFaultRig(t)
-		w := r.world("box")
-		disk := w.vault
-		if what == "home" {
-			disk = w.home
-		}
-		smallDisk(t, disk, 1<<20)
-		r.edit(0)
-		failed := 0
-		for level := range 12 {
-			fill(t, disk, level<<12)
-			err := w.init(ctx)
-			empty(t, disk)
-			if err == nil {
-				break
-			}
-			if errors.Is(err, ErrVaultExists) {
-				break // the vault was made, and the home could not take it: the next command does
-			}
-			if failed++; !errors.Is(err, syscall.ENOSPC) {
-				t.Errorf("%s, %d blocks left: %v", what, level, err)
-			}
-		}
-		if failed == 0 {
-			t.Errorf("%s: init always found room", what)
-		}
-		s := &faultScript{r: r, w: w, pass: []string{faultPass}, keys: true}
-		if err := s.recovers(ctx); err != nil {
-			t.Errorf("%s: %v", what, err)
+	for _, disk := range faultFileSystems {
+		for _, what := range []string{"vault", "home"} {
+			t.Run(disk.name+" "+what, func(t *testing.T) {
+				r := newFaultRig(t)
+				w := r.world("box")
+				dir := w.vault
+				if what == "home" {
+					dir = w.home
+				}
+				disk.mount(t, dir, 4<<20)
+				fullInit(t, r, w, dir)
+			})
 		}
 	}
 }
 
-// TestFaultFullTarget restores to a disk that is too small, and again when there
-// is room.
-func TestFaultFullTarget(t *testing.T) {
+func fullInit(t *testing.T, r *faultRig, w *faultWorld, disk string) {
 	ctx := t.Context()
-	r := newFaultRig(t)
-	w := r.world("box")
+	r.edit(0)
+	failed := 0
+	for level := range 40 {
+		fill(t, disk, level<<12)
+		err := w.init(ctx)
+		empty(t, disk)
+		if err == nil || errors.Is(err, ErrVaultExists) {
+			break // in the latter case the home could not take it: the next command does
+		}
+		if failed++; !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%d blocks left: %v", level, err)
+		}
+	}
+	if failed == 0 {
+		t.Error("init always found room")
+	}
+	s := &faultScript{r: r, w: w, pass: []string{faultPass}, keys: true}
+	if err := s.recovers(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFaultFullTarget restores to a disk that is too small, and again when there is
+// room. What is there after a failure is whole, and under no temporary name.
+func TestFaultFullTarget(t *testing.T) {
+	for _, disk := range faultFileSystems {
+		t.Run(disk.name, func(t *testing.T) {
+			r := newFaultRig(t)
+			w := r.world("box")
+			target := filepath.Join(r.root, "target")
+			disk.mount(t, target, 8<<20)
+			fullTarget(t, r, w, target, fullSample(disk.share))
+		})
+	}
+}
+
+func fullTarget(t *testing.T, r *faultRig, w *faultWorld, target string, levels []int) {
+	ctx := t.Context()
 	if err := w.init(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -230,29 +235,66 @@ func TestFaultFullTarget(t *testing.T) {
 	if _, err := w.backup(ctx, r.src); err != nil {
 		t.Fatal(err)
 	}
-	target := filepath.Join(r.root, "target")
-	smallDisk(t, target, 4<<20)
+	got := filepath.Join(target, r.src)
+	top := filepath.Join(target, strings.Split(r.src, "/")[1])
 	failed := 0
-	for _, level := range []int{0, 1, 3, 8, 20, 60, 150, 250} {
+	for _, level := range levels {
+		level *= 2 // the source has some 250 blocks
 		fill(t, target, level<<12)
-		w.notes = &faultNotes{}
-		_, err := w.restore(ctx, "latest", target)
+		res, err := w.restore(ctx, "latest", target)
 		if err != nil {
 			if failed++; !errors.Is(err, syscall.ENOSPC) {
 				t.Errorf("%d blocks left: %v", level, err)
 			}
 		}
+		if err := wholeFiles(r.want[0], got); err != nil {
+			t.Errorf("%d blocks left: %v", level, err)
+		}
 		empty(t, target)
+		if err == nil {
+			if err := faultSame(r.want[0], got); err != nil || res.Failed > 0 {
+				t.Errorf("%d blocks left: %+v, %v", level, res, err)
+			}
+		} else if level%3 == 0 { // on top of what is there
+			res, err := w.restore(ctx, "latest", target)
+			if err == nil {
+				err = faultSame(r.want[0], got)
+			}
+			if err != nil || res.Failed > 0 {
+				t.Errorf("%d blocks left, and then with room: %+v, %v", level, res, err)
+			}
+		}
+		if err := os.RemoveAll(top); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if failed == 0 {
-		t.Error("all restores found room")
+	if failed == 0 || failed == len(levels) {
+		t.Errorf("%d of %d restores failed", failed, len(levels))
 	}
-	res, err := w.restore(ctx, "latest", target)
-	if err != nil || res.Failed > 0 {
-		t.Errorf("with room: %+v, %v", res, err)
-	}
-	if err := faultSame(r.want[0], filepath.Join(target, r.src)); err != nil {
-		t.Errorf("with room: %v", err)
-	}
-	t.Logf("%d restores failed", failed)
+	t.Logf("%d of %d restores failed", failed, len(levels))
+}
+
+// wholeFiles checks that every regular file below got is the one in want.
+func wholeFiles(want, got string) error {
+	return filepath.WalkDir(got, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // not even the folder was made
+		}
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(got, path)
+		if err != nil {
+			return err
+		}
+		a, err := os.ReadFile(filepath.Join(want, rel))
+		if err != nil {
+			return fmt.Errorf("left behind: %w", err)
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && string(a) != string(b) {
+			err = fmt.Errorf("%s is not whole", rel)
+		}
+		return err
+	})
 }

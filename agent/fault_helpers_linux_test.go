@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +79,7 @@ type faultWorld struct {
 	notes       *faultNotes
 	partial     time.Duration
 	clock       func() time.Time // nil for faultClock
+	rand        io.Reader        // nil for the system's
 	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
 	sleep func(context.Context, time.Duration) error
 }
@@ -106,7 +109,7 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep, Rand: w.rand,
 		Secret: func(context.Context) (string, error) { return secret, nil },
 	}
 	if e.Sleep == nil {
@@ -573,4 +576,11 @@ func faultCopy(from, to string, link bool) error {
 		}
 		return err
 	})
+}
+
+// heapInUse is how many bytes live and dead objects take.
+func heapInUse() int64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return int64(s[0].Value.Uint64())
 }

@@ -52,12 +52,13 @@ func (w *workers) seal() {
 }
 
 func (w *workers) sealOne(t *sealTask, ws *vault.Workspace, hasher *chunk.Hasher) error {
-	t.x = manifest.Extent{Length: uint64(len(t.data)), ID: hasher.Sum(t.data)}
+	c := pack.NameChunk(hasher, t.data)
+	t.x = manifest.Extent{Length: uint64(len(t.data)), ID: c.ID}
 	known, err := w.j.writer.Claim(w.ctx, t.x.ID)
 	if err != nil || known {
 		return err
 	}
-	return w.j.writer.AddRecord(w.ctx, ws, key.TypeDataPack, t.data, []pack.Chunk{{ID: t.x.ID, Length: uint32(len(t.data))}})
+	return w.j.writer.AddRecord(w.ctx, ws, key.TypeDataPack, t.data, []pack.Chunk{c})
 }
 
 // largeFile reads a file of at least the chunker's minimum.

@@ -76,8 +76,12 @@ func (e *editor) folder() string {
 
 // free is a path where nothing is.
 func (e *editor) free() string {
-	for {
-		p := filepath.Join(e.folder(), e.name())
+	for try := 0; ; try++ {
+		name := e.name()
+		if try > 20 { // the few folders that there are may have them all
+			name = fmt.Sprint("more ", try)
+		}
+		p := filepath.Join(e.folder(), name)
 		if _, err := os.Lstat(p); err != nil && len(p) < 3000 {
 			return p
 		}

@@ -274,10 +274,10 @@ func (w *pageWriter) PutPage(ctx context.Context, page []byte) (chunk.ID, error)
 			return chunk.ID{}, fmt.Errorf("prepare compressor: %w", err)
 		}
 	}
-	id := w.hasher.Sum(page)
-	known, err := w.j.writer.Claim(ctx, id)
+	c := pack.NameChunk(w.hasher, page)
+	known, err := w.j.writer.Claim(ctx, c.ID)
 	if err != nil || known {
-		return id, err
+		return c.ID, err
 	}
-	return id, w.j.writer.AddRecord(ctx, w.ws, key.TypeManifestPack, page, []pack.Chunk{{ID: id, Length: uint32(len(page))}})
+	return c.ID, w.j.writer.AddRecord(ctx, w.ws, key.TypeManifestPack, page, []pack.Chunk{c})
 }

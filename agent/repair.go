@@ -39,7 +39,8 @@ type RepairResult struct {
 // are damaged. It deletes nothing, and can be run again at any time: killed, it
 // leaves a run that nothing names. Unless it is a dry run the home must be locked.
 //
-// Of the content of packs it reads only what is in quarantine: see Verify.
+// Of the content of packs it reads only what is in quarantine. Where it made an index
+// anew, a check of the data should follow: one before could not know all packs.
 func (s *Session) Repair(ctx context.Context, o RepairOptions) (RepairResult, error) {
 	begun := s.now()
 	if !o.DryRun {

@@ -147,8 +147,8 @@ func (r *rig) wrongRows(rng *rand.Rand, types ...uint8) {
 			if err != nil {
 				return err
 			}
-			dirs = append(dirs, dir)
 			if !slices.Contains(types, dir.Type) {
+				dirs = append(dirs, dir)
 				continue
 			}
 			rec := &dir.Records[rng.IntN(len(dir.Records))]
@@ -157,6 +157,8 @@ func (r *rig) wrongRows(rng *rand.Rand, types ...uint8) {
 			} else {
 				rec.Number += 7
 			}
+			dir.Stamp()
+			dirs = append(dirs, dir)
 		}
 		id, err := pack.NewID(nil)
 		if err != nil {

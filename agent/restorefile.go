@@ -190,9 +190,13 @@ func (f *restoreFile) fail(err error) { f.failed.CompareAndSwap(nil, &err) }
 
 // done takes n pieces away.
 func (f *restoreFile) done(n int32) {
-	if f.left.Add(-n) != 0 {
-		return
+	if f.left.Add(-n) == 0 {
+		f.end()
 	}
+}
+
+// end completes the file, or removes it where it failed.
+func (f *restoreFile) end() {
 	if err := f.failed.Load(); err != nil {
 		f.f.Abort()
 		f.r.outcome(f.path, 0, *err)

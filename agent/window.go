@@ -22,6 +22,9 @@ const (
 	// and that a pack is read in a few ranges.
 	windowBytes  = 64 << 20
 	windowPieces = 4 << 10
+	// windowSplit bounds the files of one window whose pieces may come apart: each is
+	// open from its first piece to its last. A file of one piece is so for a moment.
+	windowSplit = 16
 	// rangeBytes bounds one read of a pack; rangeGap is how much that is not
 	// needed is read rather than starting another.
 	rangeBytes = 4 << 20
@@ -48,6 +51,7 @@ type window struct {
 	blobs   *vault.Blobs
 	pieces  []piece
 	bytes   int64
+	split   int          // files with several pieces
 	work    chan []piece // pieces of neighbouring records of one pack
 	done    sync.WaitGroup
 	pending sync.WaitGroup // ranges not yet written
@@ -89,9 +93,17 @@ func (w *window) compareBuffer(n int) []byte {
 
 // file plans the content of a file. It returns only errors that end the restore.
 func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) error {
+	if w.split >= windowSplit {
+		if err := w.flush(); err != nil {
+			f.fail(err)
+			f.end()
+			return err
+		}
+	}
 	f.left.Store(1)
 	defer f.done(1)
 	var off int64
+	pieces := 0
 	for x, err := range manifest.Extents(ctx, w.r.v.pages, e) {
 		if err != nil {
 			f.fail(err)
@@ -100,10 +112,16 @@ func (w *window) file(ctx context.Context, f *restoreFile, e *manifest.Entry) er
 			}
 			return nil
 		}
+		if f.failed.Load() != nil {
+			return nil // the rest, which may be terabytes, would be read for nothing
+		}
 		if !x.Hole() {
 			if err := w.add(f, off, x); err != nil {
 				f.fail(err)
 				return err
+			}
+			if pieces++; pieces == 2 {
+				w.split++
 			}
 		}
 		off += int64(x.Length)
@@ -171,7 +189,7 @@ func (w *window) flush() error {
 	}
 	w.pending.Wait()
 	clear(w.pieces)
-	w.pieces, w.bytes = w.pieces[:0], 0
+	w.pieces, w.bytes, w.split = w.pieces[:0], 0, 0
 	w.r.report(w.r.current)
 	return w.r.stopped(w.ctx)
 }

@@ -256,9 +256,9 @@ func (r *reader) batch(b *batch) error {
 // it is new. It returns the extent that stands for it.
 func (r *reader) add(n int) (manifest.Extent, error) {
 	end := len(r.segment)
-	id := r.hasher.Sum(r.segment[end-n:])
-	x := manifest.Extent{Length: uint64(n), ID: id}
-	known, err := r.w.j.writer.Claim(r.w.ctx, id)
+	c := pack.NameChunk(r.hasher, r.segment[end-n:])
+	x := manifest.Extent{Length: uint64(n), ID: c.ID}
+	known, err := r.w.j.writer.Claim(r.w.ctx, c.ID)
 	if err != nil {
 		return x, err
 	}
@@ -267,11 +267,11 @@ func (r *reader) add(n int) (manifest.Extent, error) {
 		return x, nil
 	}
 	if n >= aloneBytes {
-		err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment[end-n:], []pack.Chunk{{ID: id, Length: uint32(n)}})
+		err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment[end-n:], []pack.Chunk{c})
 		r.segment = r.segment[:end-n]
 		return x, err
 	}
-	r.chunks = append(r.chunks, pack.Chunk{ID: id, Length: uint32(n)})
+	r.chunks = append(r.chunks, c)
 	if len(r.segment) >= segmentBytes {
 		return x, r.flush()
 	}

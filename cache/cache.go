@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/tharsis-backup/tharsis/internal/disk"
+	"github.com/tharsis-backup/tharsis/internal/durable"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -221,6 +222,9 @@ func (d *Dir) Sweep() error {
 			continue // may be a reader's that runs beside us
 		}
 		disk.RemoveAll(filepath.Join(d.SpoolDir(), e.Name()))
+	}
+	if _, err := durable.Sweep(d.path, keepAge); err != nil { // of memos
+		return fmt.Errorf("sweep cache: %w", err)
 	}
 	return nil
 }

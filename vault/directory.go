@@ -53,6 +53,7 @@ func DecodeDirectory(raw []byte) (pack.Directory, error) {
 	if err := d.Done(); err != nil {
 		return pack.Directory{}, fmt.Errorf("read pack directory: %w", err)
 	}
+	dir.Stamp()
 	return dir, nil
 }
 

@@ -2,13 +2,11 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/tharsis-backup/tharsis/chunk"
-	"github.com/tharsis-backup/tharsis/internal/disk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -40,7 +38,7 @@ type jobIndex struct {
 type spilled struct {
 	run    *index.Run
 	filter *index.Filter
-	file   *disk.File
+	file   *spool
 }
 
 func newJobIndex(ring *key.Ring, dir string) *jobIndex {
@@ -56,6 +54,7 @@ func (j *jobIndex) add(ctx context.Context, dir pack.Directory) error {
 		}
 	}
 	j.packs = append(j.packs, dir)
+	stage.Pass(stage.Indexed, dir.Records[0].Chunks[0].ID[:])
 	if len(j.mem) < spillChunks {
 		return nil
 	}
@@ -85,9 +84,7 @@ func (j *jobIndex) has(ctx context.Context, id chunk.ID) (bool, error) {
 
 // spill moves what is in memory to a run in the spool.
 func (j *jobIndex) spill(ctx context.Context) error {
-	s, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
-		return index.Write(w, j.ring, id, j.packs)
-	})
+	s, err := j.toRun(ctx, runOf(ctx, j.ring, j.packs))
 	if err != nil {
 		return fmt.Errorf("spill index: %w", err)
 	}
@@ -104,9 +101,7 @@ func (j *jobIndex) put(ctx context.Context, level int, s spilled) error {
 	if len(j.levels[level]) < spillFan {
 		return nil
 	}
-	merged, err := j.toRun(ctx, func(w io.Writer, id chunk.ID) (int64, error) {
-		return index.Merge(ctx, w, j.ring, id, runsOf(j.levels[level]), nil)
-	})
+	merged, err := j.toRun(ctx, mergeOf(ctx, j.ring, runsOf(j.levels[level]), nil))
 	if err != nil {
 		return fmt.Errorf("merge spilled index: %w", err)
 	}
@@ -129,23 +124,9 @@ func closeRuns(all []spilled) {
 	}
 }
 
-func (j *jobIndex) toRun(ctx context.Context, write func(io.Writer, chunk.ID) (int64, error)) (spilled, error) {
-	id, err := pack.NewID(rand.Reader)
+func (j *jobIndex) toRun(ctx context.Context, m runMaker) (spilled, error) {
+	run, f, err := spoolRun(ctx, j.ring, j.dir, m, j.blocks)
 	if err != nil {
-		return spilled{}, err
-	}
-	f, err := spoolFile(j.dir)
-	if err != nil {
-		return spilled{}, err
-	}
-	size, err := write(f, id)
-	if err != nil {
-		f.Close()
-		return spilled{}, err
-	}
-	run, err := index.OpenRun(ctx, j.ring, id, index.FileSource(f), size, j.blocks)
-	if err != nil {
-		f.Close()
 		return spilled{}, err
 	}
 	filter, err := index.BuildFilter(ctx, run)
@@ -156,19 +137,17 @@ func (j *jobIndex) toRun(ctx context.Context, write func(io.Writer, chunk.ID) (i
 	return spilled{run, filter, f}, nil
 }
 
-// writeTo writes the run of all packs to w, and forgets them: from now on the
-// vault's own index knows them.
-func (j *jobIndex) writeTo(ctx context.Context, w io.Writer, id chunk.ID) (size int64, err error) {
+// all makes the run of all packs.
+func (j *jobIndex) all(ctx context.Context) (runMaker, error) {
 	if len(j.levels) == 0 {
-		size, err = index.Write(w, j.ring, id, j.packs)
-		return size, err
+		return runOf(ctx, j.ring, j.packs), nil
 	}
 	if len(j.packs) > 0 {
 		if err := j.spill(ctx); err != nil {
-			return 0, err
+			return runMaker{}, err
 		}
 	}
-	return index.Merge(ctx, w, j.ring, id, runsOf(slices.Concat(j.levels...)), nil)
+	return mergeOf(ctx, j.ring, runsOf(slices.Concat(j.levels...)), nil), nil
 }
 
 func (j *jobIndex) close() {

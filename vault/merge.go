@@ -3,12 +3,15 @@ package vault
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
+	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
@@ -17,27 +20,72 @@ import (
 func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir string,
 	copied func(name string, body io.ReaderAt, size int64)) (chunk.ID, error) {
 	st := v.Log.State()
-	id, _, err := storeRun(ctx, v.Backend, spoolDir, func(w io.Writer, id chunk.ID) (int64, error) {
-		return index.Merge(ctx, w, v.Ring, id, runs, func(p chunk.ID) bool { return !st.Swept(p) })
-	}, copied)
+	keep := func(p chunk.ID) bool { return !st.Swept(p) }
+	id, _, err := storeRun(ctx, v.Backend, v.Ring, spoolDir, mergeOf(ctx, v.Ring, runs, keep), copied)
 	return id, err
 }
 
-// storeRun spools the run that write makes and stores it under a fresh ID. copied,
-// if not nil, is given its bytes afterwards.
-func storeRun(ctx context.Context, b backend.Backend, spoolDir string, write func(io.Writer, chunk.ID) (int64, error),
-	copied func(name string, body io.ReaderAt, size int64)) (id chunk.ID, size int64, err error) {
-	if id, err = pack.NewID(rand.Reader); err != nil {
-		return id, 0, err
+// runMaker makes the rows of an index run: once to write it, and once more to check
+// what was written.
+type runMaker struct {
+	write func(w io.Writer, id chunk.ID) (size int64, err error)
+	check func(*index.Run) error
+}
+
+// runOf makes the run over the packs of dirs.
+func runOf(ctx context.Context, ring *key.Ring, dirs []pack.Directory) runMaker {
+	return runMaker{
+		func(w io.Writer, id chunk.ID) (int64, error) { return index.Write(w, ring, id, dirs) },
+		func(r *index.Run) error { return index.Check(ctx, r, dirs) },
 	}
-	f, err := spoolFile(spoolDir)
+}
+
+// mergeOf makes the run of all that runs have of packs that keep accepts.
+func mergeOf(ctx context.Context, ring *key.Ring, runs []*index.Run, keep func(chunk.ID) bool) runMaker {
+	return runMaker{
+		func(w io.Writer, id chunk.ID) (int64, error) { return index.Merge(ctx, w, ring, id, runs, keep) },
+		func(r *index.Run) error { return index.CheckMerge(ctx, r, runs, keep) },
+	}
+}
+
+// spoolRun writes a run to a spool under a fresh ID and checks it.
+func spoolRun(ctx context.Context, ring *key.Ring, dir string, m runMaker, cache *index.BlockCache) (*index.Run, *spool, error) {
+	id, err := pack.NewID(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := newSpool(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	size, err := m.write(f, id)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("write index %s: %w", id.Short(), err)
+	}
+	run, err := index.OpenRun(ctx, ring, id, index.FileSource(f), size, cache)
+	if err == nil {
+		err = m.check(run)
+	} else if errors.Is(err, key.ErrDamaged) || errors.Is(err, key.ErrNewer) {
+		err = fmt.Errorf("%w: %v", stage.ErrSpoilt, err)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("check index %s: %w", id.Short(), err)
+	}
+	return run, f, nil
+}
+
+// storeRun spools a run and stores it. copied, if not nil, is given its bytes
+// afterwards.
+func storeRun(ctx context.Context, b backend.Backend, ring *key.Ring, spoolDir string, m runMaker,
+	copied func(name string, body io.ReaderAt, size int64)) (id chunk.ID, size int64, err error) {
+	run, f, err := spoolRun(ctx, ring, spoolDir, m, nil)
 	if err != nil {
 		return id, 0, err
 	}
 	defer f.Close()
-	if size, err = write(f, id); err != nil {
-		return id, 0, fmt.Errorf("write index %s: %w", id.Short(), err)
-	}
+	id, size = run.ID(), run.Size()
 	name := index.Name(id)
 	if err := b.Put(ctx, name, f, size); err != nil {
 		return id, 0, fmt.Errorf("store index %s: %w", id.Short(), err)

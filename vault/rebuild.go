@@ -50,9 +50,11 @@ func (r *Rebuild) Store(ctx context.Context, copied func(name string, body io.Re
 	if r.job.empty() {
 		return chunk.ID{}, index.ErrEmpty
 	}
-	id, _, err := storeRun(ctx, r.v.Backend, r.spool, func(w io.Writer, id chunk.ID) (int64, error) {
-		return r.job.writeTo(ctx, w, id)
-	}, copied)
+	all, err := r.job.all(ctx)
+	if err != nil {
+		return chunk.ID{}, err
+	}
+	id, _, err := storeRun(ctx, r.v.Backend, r.v.Ring, r.spool, all, copied)
 	return id, err
 }
 

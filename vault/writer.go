@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tharsis-backup/tharsis/chunk"
-	"github.com/tharsis-backup/tharsis/internal/disk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -77,7 +77,7 @@ type openPack struct {
 	w       *pack.Writer
 	id      chunk.ID
 	typ     uint8
-	spool   *disk.File
+	spool   *spool
 	pending int // records that are sealed but not yet appended
 	filled  bool
 	chunks  int // in appended records
@@ -155,10 +155,16 @@ func (w *Writer) ours(ctx context.Context, id chunk.ID, claims bool) (bool, erro
 	return w.job.has(ctx, id)
 }
 
+// compressor is chunk.Compressor, or what a test has in its place.
+type compressor interface {
+	Compress(dst, src []byte) ([]byte, chunk.Codec)
+}
+
 // Workspace holds one worker's buffers for AddRecord.
 type Workspace struct {
-	compressor *chunk.Compressor
+	compressor compressor
 	verifier   *pack.Verifier
+	ids        map[uint8]*chunk.Hasher // by type of pack, made when first used
 	stored     []byte
 	box        []byte
 }
@@ -173,25 +179,43 @@ func NewWorkspace() (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Workspace{compressor: c, verifier: pack.NewVerifier(d)}, nil
+	return &Workspace{compressor: c, verifier: pack.NewVerifier(d), ids: map[uint8]*chunk.Hasher{}}, nil
+}
+
+// hasher computes the IDs of what a type of pack holds.
+func (ws *Workspace) hasher(ring *key.Ring, typ uint8) *chunk.Hasher {
+	if h := ws.ids[typ]; h != nil {
+		return h
+	}
+	k := ring.ChunkID
+	if typ == key.TypeManifestPack {
+		k = ring.PageID
+	}
+	ws.ids[typ] = chunk.NewHasher(k)
+	return ws.ids[typ]
 }
 
 // AddRecord stores claimed chunks, concatenated in plaintext, as one record of
-// a pack of the given type: it compresses, seals, opens and compares. It returns
-// before the pack is stored; Flush tells.
+// a pack of the given type: it compresses, seals, opens and checks the IDs. It
+// returns before the pack is stored; Flush tells. What changes on the way, also
+// after it, is a stage.ErrSpoilt, here or there, and is not stored.
 func (w *Writer) AddRecord(ctx context.Context, ws *Workspace, typ uint8, plaintext []byte, chunks []pack.Chunk) error {
 	if n := chunk.CompressBound(len(plaintext)); cap(ws.stored) < n {
 		ws.stored = make([]byte, n)
 	}
+	stage.Pass(stage.Named, plaintext)
 	stored, codec := ws.compressor.Compress(ws.stored, plaintext)
+	stage.Pass(stage.Compressed, stored)
 	p, number, err := w.reserve(typ)
 	if err != nil {
 		return err
 	}
 	rec := pack.Record{Number: number, Codec: codec, Plain: uint32(len(plaintext)), Chunks: chunks}
 	ws.box = p.w.Seal(ws.box[:0], number, codec, stored, rec.Plain)
-	err = ws.verifier.DecodeAndCompare(p.w.Opener, rec, ws.box, plaintext)
+	stage.Pass(stage.Sealed, ws.box)
+	err = ws.verifier.Verify(p.w.Opener, &rec, ws.box, ws.hasher(w.ring, typ))
 	if err == nil {
+		stage.Pass(stage.Verified, ws.box)
 		err = p.w.Append(rec, ws.box)
 	}
 	if err != nil {
@@ -227,7 +251,7 @@ func (w *Writer) reserve(typ uint8) (*openPack, uint32, error) {
 }
 
 func (w *Writer) begin(typ uint8) (*openPack, error) {
-	f, err := spoolFile(w.opts.SpoolDir)
+	f, err := newSpool(w.opts.SpoolDir)
 	if err != nil {
 		return nil, err
 	}
@@ -361,9 +385,11 @@ func (w *Writer) WriteIndex(copied func(name string, body io.ReaderAt, size int6
 	if w.job.empty() {
 		return chunk.ID{}, false, nil
 	}
-	id, size, err := storeRun(w.ctx, w.backend, w.opts.SpoolDir, func(out io.Writer, id chunk.ID) (int64, error) {
-		return w.job.writeTo(w.ctx, out, id)
-	}, copied)
+	all, err := w.job.all(w.ctx)
+	if err != nil {
+		return chunk.ID{}, false, err
+	}
+	id, size, err := storeRun(w.ctx, w.backend, w.ring, w.opts.SpoolDir, all, copied)
 	if err != nil {
 		return chunk.ID{}, false, err
 	}

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,11 +106,14 @@ func probe(dirfd int, name string, space []byte) (unix.Stat_t, *fileSystem, erro
 	if err := unix.Fstatfs(fd, &sfs); err != nil {
 		return st, nil, fmt.Errorf("statfs: %w", err)
 	}
-	return st, identify(fd, &st, &sfs, space), nil
+	id, err := identify(fd, &st, &sfs, space)
+	return st, id, err
 }
 
-// identify makes a fileSystem of an open descriptor's stat and statfs.
-func identify(fd int, st *unix.Stat_t, sfs *unix.Statfs_t, space []byte) *fileSystem {
+// identify makes a fileSystem of an open descriptor's stat and statfs. Where what
+// tells it apart cannot be read now, it returns an error: another identity would look
+// like another disk.
+func identify(fd int, st *unix.Stat_t, sfs *unix.Statfs_t, space []byte) (*fileSystem, error) {
 	magic := uint32(sfs.Type)
 	fs := &fileSystem{dev: st.Dev, pseudo: pseudo[magic], stable: stable[magic]}
 	fsid := uint64(uint32(sfs.Fsid.Val[0])) | uint64(uint32(sfs.Fsid.Val[1]))<<32
@@ -118,11 +123,18 @@ func identify(fd int, st *unix.Stat_t, sfs *unix.Statfs_t, space []byte) *fileSy
 		// It has no number of its own (network, FUSE), draws one at each mount
 		// (tmpfs), or passes off its device's, which may change with the next
 		// boot (XFS, F2FS, FAT).
-		m := mountOf(fd, st.Dev)
+		m, err := mountOf(fd, st.Dev)
+		if err != nil {
+			return nil, err
+		}
 		if memory && m.kind == "devtmpfs" {
 			fs.pseudo = m.kind
 		}
-		if u := uuidOf(st.Dev); u != "" && !memory {
+		u, err := uuidOf(st.Dev)
+		if err != nil {
+			return nil, err
+		}
+		if u != "" && !memory {
 			fs.id = fmt.Sprintf("%x:uuid:%s", magic, u)
 		} else {
 			fs.id = fmt.Sprintf("%x:mount:%s", magic, m.label())
@@ -135,7 +147,7 @@ func identify(fd int, st *unix.Stat_t, sfs *unix.Statfs_t, space []byte) *fileSy
 	h.Write([]byte{0})
 	h.Write(space)
 	fs.seed = binary.BigEndian.Uint64(h.Sum(nil))
-	return fs
+	return fs, nil
 }
 
 // kernelDev encodes a device number as statfs does on file systems that pass it
@@ -170,11 +182,20 @@ func (m mount) label() string {
 	return s
 }
 
+// readIfThere reads a file; one that does not exist is empty.
+func readIfThere(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
+}
+
 // mountOf finds the mount that fd is on; the zero mount where /proc is missing.
-func mountOf(fd int, dev uint64) mount {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+func mountOf(fd int, dev uint64) (mount, error) {
+	text, err := readIfThere("/proc/self/mountinfo")
 	if err != nil {
-		return mount{}
+		return mount{}, err
 	}
 	field, want := 2, fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 	var x unix.Statx_t
@@ -196,7 +217,7 @@ func mountOf(fd int, dev uint64) mount {
 			}
 		}
 	}
-	return found
+	return found, nil
 }
 
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
@@ -204,26 +225,32 @@ var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", 
 func unescapeMount(s string) string { return mountEscapes.Replace(s) }
 
 // uuidOf finds the UUID of the file system on a block device, as udev knows it.
-func uuidOf(dev uint64) string {
+func uuidOf(dev uint64) (string, error) {
 	const links = "/dev/disk/by-uuid"
 	if unix.Major(dev) == 0 {
-		return "" // no device
+		return "", nil // no device
 	}
-	entries, _ := os.ReadDir(links)
+	entries, err := os.ReadDir(links)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return "", err
+	}
 	for _, e := range entries {
 		var st unix.Stat_t
 		if unix.Stat(filepath.Join(links, e.Name()), &st) == nil &&
 			st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev {
-			return strings.ToLower(e.Name())
+			return strings.ToLower(e.Name()), nil
 		}
 	}
-	text, _ := os.ReadFile(fmt.Sprintf("/run/udev/data/b%d:%d", unix.Major(dev), unix.Minor(dev)))
+	text, err := readIfThere(fmt.Sprintf("/run/udev/data/b%d:%d", unix.Major(dev), unix.Minor(dev)))
+	if err != nil {
+		return "", err
+	}
 	for line := range strings.Lines(string(text)) {
 		if u, ok := strings.CutPrefix(strings.TrimSpace(line), "E:ID_FS_UUID="); ok {
-			return strings.ToLower(u)
+			return strings.ToLower(u), nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // mix is a bijection that scrambles (the finalizer of SplitMix64).

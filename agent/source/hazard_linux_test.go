@@ -404,7 +404,8 @@ func mountOfPath(path string) mount {
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	unix.Fstat(fd, &st)
-	return mountOf(fd, st.Dev)
+	m, _ := mountOf(fd, st.Dev)
+	return m
 }
 
 func TestFSID(t *testing.T) {
@@ -436,5 +437,53 @@ func TestLinkKeysApart(t *testing.T) {
 	odd := &fileSystem{seed: 42}
 	if odd.linkKey(&unix.Stat_t{Ino: 1, Size: 1}) == odd.linkKey(&unix.Stat_t{Ino: 1, Size: 2}) {
 		t.Error("files of different sizes are taken for one")
+	}
+}
+
+// TestFSIDOrError: where descriptors run out, a source is not on another file system:
+// it is on the same one, or there is an error.
+func TestFSIDOrError(t *testing.T) {
+	dirs := []string{t.TempDir()}
+	if dir, err := os.MkdirTemp("/dev/shm", "tharsis-fsid-"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		dirs = append(dirs, dir)
+	}
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	refused, opened := 0, 0
+	for _, dir := range dirs {
+		want := func() string {
+			tree, err := Open(dir, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tree.Close()
+			return tree.FSID()
+		}()
+		for n := uint64(3); n < 64; n++ {
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: before.Max}); err != nil {
+				t.Fatal(err)
+			}
+			tree, err := Open(dir, Options{})
+			if rerr := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); rerr != nil {
+				t.Fatal(rerr)
+			}
+			switch {
+			case err == nil:
+				if opened++; tree.FSID() != want {
+					t.Errorf("%d descriptors: %s, want %s", n, tree.FSID(), want)
+				}
+				tree.Close()
+			case errors.Is(err, unix.EMFILE):
+				refused++
+			default:
+				t.Errorf("%d descriptors: %v", n, err)
+			}
+		}
+	}
+	if refused == 0 || opened == 0 {
+		t.Errorf("%d refused, %d opened", refused, opened)
 	}
 }

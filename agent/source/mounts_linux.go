@@ -50,7 +50,10 @@ func (t *Tree) systemOf(fs *fileSystem, fd int, st *unix.Stat_t) *fileSystem {
 	if unix.Fstatfs(fd, &sfs) != nil {
 		sfs = unix.Statfs_t{} // unknown: nothing about it can be relied on
 	}
-	fs = identify(fd, st, &sfs, devSpace(st.Dev))
+	fs, err := identify(fd, st, &sfs, devSpace(st.Dev))
+	if err != nil { // as above, and looked at again the next time
+		return &fileSystem{dev: st.Dev, seed: mix(st.Dev)}
+	}
 	t.foreign.put(fs)
 	return fs
 }

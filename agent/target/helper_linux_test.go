@@ -128,7 +128,8 @@ func checkMeta(t testing.TB, path string, e *manifest.Entry) {
 	}
 }
 
-// snapshot describes all below dir, in a form to compare.
+// snapshot describes all below dir, in a form to compare: no change of content or
+// metadata leaves it as it was, since each sets a ctime.
 func snapshot(t testing.TB, dir string) string {
 	t.Helper()
 	var lines []string
@@ -137,7 +138,7 @@ func snapshot(t testing.TB, dir string) string {
 			return err
 		}
 		st := lstat(t, path)
-		line := fmt.Sprintf("%q %o %d:%d %d %d.%d %d", path, st.Mode, st.Uid, st.Gid, st.Nlink, st.Mtim.Sec, st.Mtim.Nsec, st.Ino)
+		line := fmt.Sprintf("%q %o %d:%d %d %d.%d %d.%d %d", path, st.Mode, st.Uid, st.Gid, st.Nlink, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, st.Ino)
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			b, err := os.ReadFile(path)

@@ -17,10 +17,9 @@ import (
 
 // initFlags say where the secrets of a new vault come from and go to.
 type initFlags struct {
-	passphraseFile string
-	generate       bool
-	recoveryFile   string
-	softDelete     int // days
+	generate     bool
+	recoveryFile string
+	softDelete   int // days
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -55,7 +54,6 @@ passphrase.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.passphraseFile, "passphrase-file", "", "read the passphrase from this `file`")
 	f.BoolVar(&o.generate, "generate-passphrase", false, "generate a passphrase and print it once")
 	f.StringVar(&o.recoveryFile, "recovery-key-file", "", "write the recovery key to this new `file` instead of printing it")
 	f.IntVar(&o.softDelete, "soft-delete", vault.DefaultSoftDeleteDays, "for how many `DAYS`, 14 to 180, deleted points can be brought back")
@@ -75,7 +73,7 @@ func (a *app) initIn(ctx context.Context, h *home.Home, o initFlags) error {
 	if err := agent.CheckInit(ctx, env, a.vault); err != nil {
 		return err
 	}
-	passphrase, err := a.newPassphrase(ctx, o.passphraseFile, o.generate, a.given)
+	passphrase, err := a.newPassphrase(ctx, "", o.generate, a.given)
 	if err != nil {
 		return err
 	}

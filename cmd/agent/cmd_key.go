@@ -27,7 +27,6 @@ that this machine keeps is not enough.`,
 }
 
 func (a *app) keyShowCommand() *cobra.Command {
-	var file string
 	c := &cobra.Command{
 		Use:   "show-recovery",
 		Short: "Show the recovery key, for the passphrase",
@@ -35,7 +34,7 @@ func (a *app) keyShowCommand() *cobra.Command {
   agent key show-recovery --passphrase-file ~/passphrase.txt`,
 		Args: wantArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withSecret(c.Context(), file, func(s *agent.Session, secret string) error {
+			return a.withSecret(c.Context(), func(s *agent.Session, secret string) error {
 				k, err := s.RecoveryKey(c.Context(), secret)
 				if err != nil {
 					return err
@@ -48,19 +47,12 @@ func (a *app) keyShowCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "passphrase-file", "", "read the passphrase from this `file`")
 	return c
 }
 
 // withSecret opens the vault and asks for a passphrase or recovery key that
 // must open it now, whether or not the home holds its key.
-func (a *app) withSecret(ctx context.Context, file string, fn func(s *agent.Session, secret string) error) error {
-	if file != "" {
-		var err error
-		if a.given, err = fileSecret(file); err != nil {
-			return err
-		}
-	}
+func (a *app) withSecret(ctx context.Context, fn func(s *agent.Session, secret string) error) error {
 	return a.with(ctx, func(s *agent.Session, _ *reporter) error {
 		secret, err := a.secret(ctx)
 		if err != nil {
@@ -70,15 +62,14 @@ func (a *app) withSecret(ctx context.Context, file string, fn func(s *agent.Sess
 	})
 }
 
-// keyFlags say which passphrase opens the vault now and which one is to be new.
+// keyFlags say which passphrase is to be new.
 type keyFlags struct {
-	current, next string // files
-	generate      bool
+	next     string // a file
+	generate bool
 }
 
 func (k *keyFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&k.current, "passphrase-file", "", "read the passphrase that opens the vault now from this `file`")
 	f.StringVar(&k.next, "new-passphrase-file", "", "read the new passphrase from this `file`")
 	f.BoolVar(&k.generate, "generate-passphrase", false, "generate the new passphrase and print it once")
 }
@@ -132,7 +123,7 @@ func (a *app) changeKeys(c *cobra.Command, k keyFlags, done string, change func(
 	if err := onlyOne(c, "new-passphrase-file", "generate-passphrase"); err != nil {
 		return err
 	}
-	return a.withSecret(c.Context(), k.current, func(s *agent.Session, secret string) error {
+	return a.withSecret(c.Context(), func(s *agent.Session, secret string) error {
 		fresh, err := a.newPassphrase(c.Context(), k.next, k.generate, "")
 		if err != nil {
 			return err
@@ -187,7 +178,6 @@ func (a *app) showKeys(keys []agent.KeyInfo) error {
 }
 
 func (a *app) keyRemoveCommand() *cobra.Command {
-	var file string
 	c := &cobra.Command{
 		Use:   "remove ID",
 		Short: "Take a passphrase or a recovery key out of use",
@@ -197,7 +187,7 @@ another one, so that nobody can lock himself out.`,
 		Example: "  agent key remove 5be2c04a",
 		Args:    wantArgs("ID"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.withSecret(c.Context(), file, func(s *agent.Session, secret string) error {
+			return a.withSecret(c.Context(), func(s *agent.Session, secret string) error {
 				err := s.RemoveKey(c.Context(), secret, args[0])
 				if errors.Is(err, agent.ErrLastKey) {
 					return withHint(err, "give the passphrase of another one, or the recovery key")
@@ -212,6 +202,5 @@ another one, so that nobody can lock himself out.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "passphrase-file", "", "read a passphrase that opens the vault from this `file`")
 	return c
 }

@@ -74,6 +74,7 @@ func (a *app) showRepair(res agent.RepairResult, o agent.RepairOptions) error {
 	if res.Runs > 0 || res.Packs > 0 {
 		a.say("%s the index for %s, in place of %s that %s damaged or missing", would("made", "would make"),
 			count(res.Packs, "pack"), count(res.Runs, "index run"), isAre(res.Runs))
+		a.say("their content was not read: check it with: agent verify --read-data --quarantine")
 	}
 	if res.Quarantined > 0 {
 		a.say("%s %s into quarantine: the next backup of each machine stores again what it still has of them",

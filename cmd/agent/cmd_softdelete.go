@@ -12,7 +12,6 @@ import (
 )
 
 func (a *app) softDeleteCommand() *cobra.Command {
-	var file string
 	c := &cobra.Command{
 		Use:   "soft-delete DAYS",
 		Short: "Change for how long deleted points can be brought back",
@@ -21,8 +20,7 @@ counts for what is deleted already too.
 
 To raise it needs the vault's passphrase, unless this machine keeps the admin key.
 To lower it needs the recovery key: whoever has taken a machine over must not be
-able to shorten the time in which deletions can be undone. It comes from
---passphrase-file, from ` + passphraseEnv + `, or is asked for on a terminal.`,
+able to shorten the time in which deletions can be undone.`,
 		Example: `  agent vault soft-delete 60
   agent vault soft-delete 14 --passphrase-file ~/recovery.txt`,
 		Args: wantArgs("DAYS"),
@@ -31,20 +29,13 @@ able to shorten the time in which deletions can be undone. It comes from
 			if err != nil {
 				return err
 			}
-			return a.setSoftDelete(c.Context(), days, file)
+			return a.setSoftDelete(c.Context(), days)
 		},
 	}
-	c.Flags().StringVar(&file, "passphrase-file", "", "read the passphrase or the recovery key from this `file`")
 	return c
 }
 
-func (a *app) setSoftDelete(ctx context.Context, days int, file string) error {
-	if file != "" {
-		var err error
-		if a.given, err = fileSecret(file); err != nil {
-			return err
-		}
-	}
+func (a *app) setSoftDelete(ctx context.Context, days int) error {
 	return a.withLock(ctx, func(s *agent.Session, _ *reporter) error {
 		before, err := s.SetSoftDelete(ctx, days)
 		if err != nil {

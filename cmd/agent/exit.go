@@ -10,6 +10,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/agent"
 	"github.com/tharsis-backup/tharsis/agent/home"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -70,6 +71,7 @@ var outcomes = []outcome{
 	{vault.ErrNotOwner, exitError, "reading is open to this machine; to make it the owner instead: agent vault take-over"},
 	{vault.ErrNotCreateOnly, exitError, "the vault was made for a store that never replaces objects; put it back on such a one, nothing was written"},
 	{agent.ErrShared, exitError, "there is nothing to take over"},
+	{stage.ErrSpoilt, exitError, "nothing of it was stored; test this machine's memory, then run the command again; it goes on where it stopped"},
 	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
 	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
 	{agent.ErrConfirm, exitError, "if that is right: agent prune --confirm; agent prune --dry-run shows what would go"},

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -50,26 +52,27 @@ func TestFaultStrace(t *testing.T) {
 			if i > 0 && injections[i-1].call == in.call {
 				continue // one error for each call,
 			}
-			from = 1 + i%3 // and one of its first three
-			to = from
+			from = 1 + i%3 // and one of its first three; all three of the most important
+			if to = from; in.call == "fsync" {
+				from, to = 1, 3
+			}
 		}
 		for n := from; n <= to; n++ {
 			for _, part := range []string{"home", "vault"} {
 				r.copy(filepath.Join(r.dir, part+".before"), filepath.Join(r.dir, part))
 			}
 			cases++
-			log := filepath.Join(r.dir, "log")
 			what := fmt.Sprintf("%s number %d of a thread gives %s", in.call, n, in.errno)
-			code, said := r.run([]string{
-				strace, "-f", "-qq", "-y", "-o", log, "-e", "trace=fsync," + in.call,
-				"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", in.call, in.errno, n),
-			}, "backup-now", r.src)
-			text, err := os.ReadFile(log)
-			if err != nil {
+			logs := filepath.Join(r.dir, "logs")
+			if err := errors.Join(os.RemoveAll(logs), os.Mkdir(logs, 0o755)); err != nil {
 				t.Fatal(err)
 			}
-			injected := strings.Count(string(text), "(INJECTED)")
-			if injected == 0 {
+			code, said := r.run([]string{
+				strace, "-ff", "-qq", "-y", "-ttt", "-o", filepath.Join(logs, "t"), "-e", "trace=fsync,renameat,renameat2," + in.call,
+				"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", in.call, in.errno, n),
+			}, "backup-now", r.src)
+			text := straceLines(t, logs)
+			if !slices.ContainsFunc(text, func(l string) bool { return strings.HasSuffix(l, "(INJECTED)") }) {
 				break // so many calls no thread makes
 			}
 			hit++
@@ -78,8 +81,8 @@ func TestFaultStrace(t *testing.T) {
 			} else if err := r.restores("latest", second); err != nil {
 				t.Errorf("%s: the backup says that all is well: %v", what, err)
 			}
-			if again := syncedAgain(string(text)); again != "" {
-				t.Errorf("%s: %s was synced again", what, again)
+			for _, wrong := range badSyncs(text, code == 0, filepath.Join(r.dir, "home", "cache")) {
+				t.Errorf("%s: %s", what, wrong)
 			}
 			if err := r.goesOn(oldest, first, second); err != nil {
 				t.Errorf("%s (exit %d, %s): %v", what, code, strings.TrimSpace(said), err)
@@ -107,20 +110,54 @@ func (r *realAgent) goesOn(oldest, first, second string) error {
 	return r.restores(oldest, first)
 }
 
-var fsyncCall = regexp.MustCompile(`fsync\([0-9]+<([^>]*)>\) += (0|-1)`)
+// straceLines are what strace noted of all threads, in the order of time.
+func straceLines(t *testing.T, dir string) (lines []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, strings.Split(strings.TrimSpace(string(b)), "\n")...)
+	}
+	slices.Sort(lines) // each begins with its time, in as many digits
+	return lines
+}
 
-// syncedAgain finds a file, but not a folder, that was synced after a sync of it had
-// failed.
-func syncedAgain(log string) string {
+var (
+	fsyncCall  = regexp.MustCompile(`fsync\([0-9]+<([^>]*)>\) += (0|-1)`)
+	renameCall = regexp.MustCompile(`renameat2?\([^"]*"([^"]*)",.* += 0`)
+)
+
+// badSyncs finds what must not follow a failed sync: another sync of the same file, a
+// name for it, and, where a folder could not be synced, a job that says that all is
+// well. The cache may lose what it will.
+func badSyncs(lines []string, well bool, cache string) (wrong []string) {
 	failed := map[string]bool{}
-	for _, m := range fsyncCall.FindAllStringSubmatch(log, -1) {
+	for _, l := range lines {
+		if m := renameCall.FindStringSubmatch(l); m != nil && failed[m[1]] {
+			wrong = append(wrong, m[1]+" got its name after its sync had failed")
+		}
+		m := fsyncCall.FindStringSubmatch(l)
+		if m == nil || strings.HasPrefix(m[1], cache) {
+			continue
+		}
 		path, result := m[1], m[2]
 		if failed[path] {
-			return path
+			wrong = append(wrong, path+" was synced again after its sync had failed")
 		}
-		if info, err := os.Stat(path); result == "-1" && (err != nil || !info.IsDir()) {
+		if result == "0" {
+			continue
+		}
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
 			failed[path] = true
+		} else if well {
+			wrong = append(wrong, "the backup says that all is well, and "+path+" could not be synced")
 		}
 	}
-	return ""
+	return wrong
 }

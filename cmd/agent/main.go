@@ -28,8 +28,13 @@ func main() { os.Exit(start()) }
 
 // start runs the command of the process and returns its exit code.
 func start() int {
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryGoalBytes)
+	// Who runs it where memory is short, or plentiful, may say so as with any Go program.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryGoalBytes)
+	}
 	// The first signal ends the job cleanly, a second one the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {

@@ -57,7 +57,8 @@ type app struct {
 	expectHead *log.Head
 
 	// given is the passphrase or recovery key that was given; "" where none was yet.
-	given string
+	given      string
+	secretFile string // where it is to be read from; "" for the environment or the terminal
 }
 
 // run is the whole command: it parses args, does the work and returns the exit code.
@@ -101,6 +102,7 @@ Exit codes: 0 done, 1 error, 3 done but for some files, 10 no vault there,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.vault, "vault", "", "the vault's `URL`: a path, file:///path, or scheme://... (default: the one that the home remembers)")
+	f.StringVar(&a.secretFile, "passphrase-file", "", "read the passphrase, or the recovery key, from this `file` (default: "+passphraseEnv+", or the terminal)")
 	f.StringVar(&a.homeDir, "home", "", "the `folder` of this machine's identity, keys and cache (default: "+homeEnv+", or the system's place for it)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but results, warnings and errors")
 	f.BoolVar(&a.json, "json", false, "write JSON lines to stdout, the last of them a summary")
@@ -185,6 +187,11 @@ func (a *app) checkFlags(c *cobra.Command) (err error) {
 			return withHint(fmt.Errorf("--expect-head: %w", err), "copy it from: agent status --receipt")
 		}
 		a.expectHead = &head
+	}
+	if a.secretFile != "" {
+		if a.given, err = fileSecret(a.secretFile); err != nil {
+			return withHint(err, "check the name given to --passphrase-file")
+		}
 	}
 	a.log, err = a.logger()
 	return err

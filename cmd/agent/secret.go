@@ -38,7 +38,7 @@ func (a *app) secret(ctx context.Context) (string, error) {
 		return a.given, nil
 	}
 	if !a.interactive() {
-		return "", withHint(errNoSecret, "set %s, or run this on a terminal", passphraseEnv)
+		return "", withHint(errNoSecret, "give it with --passphrase-file or %s, or run this on a terminal", passphraseEnv)
 	}
 	var err error
 	a.given, err = a.ask(ctx, "passphrase or recovery key: ")

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tharsis-backup/tharsis/internal/stage"
 )
 
 // record runs do and returns its steps as "op base-name", each once.
@@ -325,4 +327,27 @@ func TestSweepBesideWriter(t *testing.T) {
 	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
 		t.Errorf("left over: %v", entries)
 	}
+}
+
+// TestReadBack changes bytes between the body and the disk: nothing is made of it.
+func TestReadBack(t *testing.T) {
+	dir := t.TempDir()
+	body := bytes.NewReader(make([]byte, 2*copyBytes+100))
+	for part := range 3 {
+		n := 0
+		restore := stage.SetHook(func(p stage.Point, b []byte) {
+			if n++; n-1 == part {
+				b[len(b)-1] ^= 0x40
+			}
+		})
+		err := CreateFile(filepath.Join(dir, "f"), body, body.Size(), 0o600)
+		restore()
+		if !errors.Is(err, stage.ErrSpoilt) || n != 3 {
+			t.Errorf("part %d of %d: %v", part, n, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	check(t, CreateFile(filepath.Join(dir, "f"), body, body.Size(), 0o600))
 }

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tharsis-backup/tharsis/internal/disk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 )
 
 // Temporary files are named put-<16 hex digits>.tmp. The random 64 bits, with
@@ -79,28 +81,73 @@ func (t *Temp) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// CopyFrom appends the first size bytes of body, with a buffer of fixed size.
-// A body that ends before is an io.ErrUnexpectedEOF.
+// copyChecker is a body that can tell its bytes by itself: it returns
+// stage.ErrSpoilt where r has others.
+type copyChecker interface{ CheckCopy(r io.ReaderAt) error }
+
+// CopyFrom makes the first size bytes of body the content of the file, which must be
+// empty, with buffers of fixed size. A body that ends before is an
+// io.ErrUnexpectedEOF. The file is read back and compared with body, so that what a
+// buffer or the file system changed is a stage.ErrSpoilt.
 func (t *Temp) CopyFrom(body io.ReaderAt, size int64) error {
 	buf := copyBuffers.Get().(*[copyBytes]byte)
-	err := t.copyFrom(body, size, buf[:])
-	copyBuffers.Put(buf)
-	return err
+	defer copyBuffers.Put(buf)
+	err := eachPart(size, buf[:], func(p []byte, off int64) error {
+		if err := readPart(body, p, off); err != nil {
+			return err
+		}
+		stage.Pass(stage.Body, p)
+		_, err := t.Write(p)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.compare(body, size, buf[:]); err != nil {
+		return fmt.Errorf("read back %s: %w", t.path, err)
+	}
+	return nil
 }
 
-func (t *Temp) copyFrom(body io.ReaderAt, size int64, buf []byte) error {
+func (t *Temp) compare(body io.ReaderAt, size int64, buf []byte) error {
+	if c, ok := body.(copyChecker); ok {
+		return c.CheckCopy(io.NewSectionReader(t.f, 0, size))
+	}
+	other := copyBuffers.Get().(*[copyBytes]byte)
+	defer copyBuffers.Put(other)
+	return eachPart(size, buf, func(p []byte, off int64) error {
+		if err := readPart(body, p, off); err != nil {
+			return err
+		}
+		if err := readPart(t.f, other[:len(p)], off); err != nil {
+			return err
+		}
+		if !bytes.Equal(p, other[:len(p)]) {
+			return stage.ErrSpoilt
+		}
+		return nil
+	})
+}
+
+// eachPart calls do for each part of size bytes that fits into buf.
+func eachPart(size int64, buf []byte, do func(p []byte, off int64) error) error {
 	for off := int64(0); off < size; {
 		p := buf[:min(size-off, int64(len(buf)))]
-		if n, err := body.ReadAt(p, off); n < len(p) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("read %d bytes of content at %d: %w", len(p), off, err)
-		}
-		if _, err := t.Write(p); err != nil {
+		if err := do(p, off); err != nil {
 			return err
 		}
 		off += int64(len(p))
+	}
+	return nil
+}
+
+// readPart fills p from body.
+func readPart(body io.ReaderAt, p []byte, off int64) error {
+	if n, err := body.ReadAt(p, off); n < len(p) {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("read %d bytes of content at %d: %w", len(p), off, err)
 	}
 	return nil
 }

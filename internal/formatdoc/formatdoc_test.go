@@ -136,7 +136,11 @@ func examplePackOf(t *testing.T) (pack.Directory, []byte) {
 	chunks := []pack.Chunk{{ID: hasher.Sum(plain[:13]), Length: 13}, {ID: hasher.Sum(plain[13:]), Length: 13}}
 	n := w.Reserve()
 	box := w.Seal(nil, n, chunk.CodecPlain, plain, uint32(len(plain)))
-	if err := w.Append(pack.Record{Number: n, Codec: chunk.CodecPlain, Plain: uint32(len(plain)), Chunks: chunks}, box); err != nil {
+	rec := pack.Record{Number: n, Codec: chunk.CodecPlain, Plain: uint32(len(plain)), Chunks: chunks}
+	if err := pack.NewVerifier(must(chunk.NewDecompressor())(t)).Verify(w.Opener, &rec, box, hasher); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append(rec, box); err != nil {
 		t.Fatal(err)
 	}
 	dir := must(w.Finish())(t)

@@ -27,8 +27,13 @@ const noPack = ^uint32(0)
 // are those that Write makes of the directories of the kept packs. It returns
 // ErrEmpty where no pack is kept. It reads each run once, from end to end.
 func Merge(ctx context.Context, w io.Writer, ring *key.Ring, id chunk.ID, runs []*Run, keep func(pack chunk.ID) bool) (size int64, err error) {
+	return mergeInto(ctx, newRunWriter(w, ring, id), runs, keep)
+}
+
+// mergeInto gives the rows of a merge to rw, and finishes it.
+func mergeInto(ctx context.Context, rw *runWriter, runs []*Run, keep func(pack chunk.ID) bool) (size int64, err error) {
 	m := merger{
-		rw: newRunWriter(w, ring, id), keep: keep,
+		rw: rw, keep: keep,
 		readAhead: mergeReadBytes / max(len(runs), 1),
 	}
 	for _, r := range runs {

@@ -6,14 +6,16 @@ import (
 	"io"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
-// runWriter seals rows into blocks and writes them in order. It holds one block.
-// The caller appends rows in the order of the format, all of one table before the
-// next; the first error sticks.
+// runWriter seals rows into blocks and writes them in order, or compares them with
+// those of a run. It holds one block. The caller appends rows in the order of the
+// format, all of one table before the next; the first error sticks.
 type runWriter struct {
 	w      io.Writer
+	check  *checker // in place of w
 	sealer *chunk.Sealer
 	binder binder
 	err    error
@@ -37,7 +39,7 @@ func newRunWriter(w io.Writer, ring *key.Ring, id chunk.ID) *runWriter {
 }
 
 func (rw *runWriter) pack(r *PackRow) {
-	if rw.counts.Packs == 0 {
+	if rw.counts.Packs == 0 && rw.check == nil {
 		rw.write(key.AppendHeader(nil, key.TypeIndex, rw.sealer))
 	}
 	rw.rows = appendPackRow(rw.rows, r)
@@ -87,7 +89,14 @@ func (rw *runWriter) flush() {
 		return
 	}
 	number := (rw.table.rows - 1) / blockRows
+	if rw.check != nil {
+		rw.err = rw.check.block(rw.table.number, number, rw.rows)
+		rw.rows = rw.rows[:0]
+		return
+	}
+	stage.Pass(stage.IndexRows, rw.rows)
 	rw.box = rw.sealer.Seal(rw.box[:0], rw.rows, rw.binder.block(rw.table.number, number, rows))
+	stage.Pass(stage.IndexBox, rw.box)
 	rw.write(rw.box)
 	rw.rows = rw.rows[:0]
 }
@@ -100,6 +109,9 @@ func (rw *runWriter) finish() (int64, error) {
 	}
 	if rw.counts.Chunks == 0 {
 		return 0, ErrEmpty
+	}
+	if rw.check != nil {
+		return 0, rw.check.end(rw.counts, rw.fences)
 	}
 	size := newLayout(rw.counts).size
 	box := rw.sealer.Seal(nil, appendFooter(nil, rw.counts, rw.fences), rw.binder.footer(size))

@@ -16,23 +16,31 @@ import (
 // of one pack. It needs 48 bytes of memory a chunk; dirs is not changed. An index
 // is rebuilt by reading the packs' directories and writing them.
 func Write(w io.Writer, ring *key.Ring, id chunk.ID, dirs []pack.Directory) (size int64, err error) {
+	rw := newRunWriter(w, ring, id)
+	if err := writeRows(rw, dirs); err != nil {
+		return 0, err
+	}
+	return rw.finish()
+}
+
+// writeRows gives the rows of all tables to rw.
+func writeRows(rw *runWriter, dirs []pack.Directory) error {
 	if len(dirs) == 0 {
-		return 0, ErrEmpty
+		return ErrEmpty
 	}
 	sorted := slices.Clone(dirs)
 	slices.SortFunc(sorted, func(a, b pack.Directory) int { return a.ID.Compare(b.ID) })
 	total := 0
 	for i := range sorted {
 		if i > 0 && sorted[i].ID == sorted[i-1].ID {
-			return 0, fmt.Errorf("write index run: pack %s is listed twice", sorted[i].ID.Short())
+			return fmt.Errorf("write index run: pack %s is listed twice", sorted[i].ID.Short())
 		}
 		n, err := checkDirectory(&sorted[i])
 		if err != nil {
-			return 0, fmt.Errorf("write index run: %w", err)
+			return fmt.Errorf("write index run: %w", err)
 		}
 		total += n
 	}
-	rw := newRunWriter(w, ring, id)
 	for i := range sorted {
 		rw.pack(&PackRow{sorted[i].ID, sorted[i].Type, sorted[i].Length})
 	}
@@ -47,7 +55,7 @@ func Write(w io.Writer, ring *key.Ring, id chunk.ID, dirs []pack.Directory) (siz
 	for i := range rows {
 		rw.chunk(&rows[i])
 	}
-	return rw.finish()
+	return nil
 }
 
 func recordRow(packRow uint32, r *pack.Record) *RecordRow {
@@ -65,6 +73,9 @@ func appendChunks(rows []ChunkRow, r *pack.Record, record uint32) []ChunkRow {
 
 // checkDirectory refuses what a reader of the run would, and counts the chunks.
 func checkDirectory(d *pack.Directory) (chunks int, err error) {
+	if err := d.Intact(); err != nil {
+		return 0, err
+	}
 	p := PackRow{d.ID, d.Type, d.Length}
 	if wrong := p.check(); wrong != "" {
 		return 0, fmt.Errorf("directory of pack %s: %s", d.ID.Short(), wrong)

@@ -1,6 +1,7 @@
 package key
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/internal/wire"
 )
 
@@ -123,6 +125,12 @@ func SealSlot(o SlotOptions, with Credential, s Secrets) (Slot, error) {
 	slot.commitment = sealer.Commitment
 	payload := slices.Concat(s.Root[:], s.AdminSeed[:], s.Recovery[:])
 	slot.box = [slotBoxBytes]byte(sealer.Seal(nil, payload, slot.appendHeader(nil)))
+	stage.Pass(stage.SlotBox, slot.box[:])
+	// A slot that does not open is found when somebody has nothing else left.
+	got, err := sealer.Open(nil, slot.box[:], slot.appendHeader(nil))
+	if err != nil || !bytes.Equal(got, payload) {
+		return Slot{}, fmt.Errorf("seal slot: %w", stage.ErrSpoilt)
+	}
 	return slot, nil
 }
 

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/tharsis-backup/tharsis/internal/stage"
 )
 
 // testKDF are the smallest parameters, so that tests are fast.
@@ -126,6 +129,75 @@ func TestSealSlotRejects(t *testing.T) {
 	} {
 		if s, err := SealSlot(test.options, test.with, test.secrets); err == nil || s != (Slot{}) {
 			t.Errorf("%s: sealed", name)
+		}
+	}
+}
+
+// TestSlotAADFields alters the header of a slot, every bit of it, under the right key:
+// what it seals opens behind no other. (TestSlotFlips derives the key anew, from the
+// altered header, so that most of its cases end before.)
+func TestSlotAADFields(t *testing.T) {
+	for _, with := range []Credential{passphrase(t, "a long passphrase"), sampleSecrets.Recovery.Credential()} {
+		s := seal(t, with)
+		sealer := s.sealer(with)
+		header := s.appendHeader(nil)
+		if len(header) != slotHeaderBytes {
+			t.Fatalf("header of %d bytes", len(header))
+		}
+		if _, err := sealer.Open(nil, s.box[:], header); err != nil {
+			t.Fatal(err)
+		}
+		for bit := range 8 * len(header) {
+			header[bit/8] ^= 1 << (bit % 8)
+			if _, err := sealer.Open(nil, s.box[:], header); err == nil {
+				t.Errorf("%s: bit %d of byte %d", with, bit%8, bit/8)
+			}
+			header[bit/8] ^= 1 << (bit % 8)
+		}
+	}
+}
+
+// TestGreedySlot: a slot that asks for more than the format allows is refused before
+// anything is taken for it; what a slot within the bounds says takes nothing before
+// it is opened.
+func TestGreedySlot(t *testing.T) {
+	made := seal(t, passphrase(t, "a long passphrase"))
+	b := made.Append(nil)
+	const timeAt, memoryAt, lanesAt = 39, 43, 47
+	for _, c := range []struct {
+		time, memory uint32
+		lanes        byte
+		ok           bool
+	}{
+		{1, maxMemoryKiB, 1, true}, {maxTime, maxMemoryKiB, maxLanes, true},
+		{1, maxMemoryKiB + 1, 1, false}, {1, 1 << 31, 1, false}, {1, 1<<32 - 1, 1, false},
+		{maxTime + 1, 8, 1, false}, {1<<32 - 1, 8, 1, false}, {1, 1 << 20, maxLanes + 1, false}, {1, 1 << 20, 255, false},
+	} {
+		binary.LittleEndian.PutUint32(b[timeAt:], c.time)
+		binary.LittleEndian.PutUint32(b[memoryAt:], c.memory)
+		b[lanesAt] = c.lanes
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ParseSlot(b)
+		runtime.ReadMemStats(&after)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrDamaged) {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 64<<10 {
+			t.Errorf("%+v: %d bytes are taken", c, took)
+		}
+	}
+}
+
+// TestSpoiltSlot flips every bit of what a new slot seals: it is not given out.
+func TestSpoiltSlot(t *testing.T) {
+	with := sampleSecrets.Recovery.Credential()
+	for bit := range 8 * slotBoxBytes {
+		restore := stage.SetHook(func(_ stage.Point, b []byte) { b[bit/8] ^= 1 << (bit % 8) })
+		_, err := SealSlot(SlotOptions{Vault: VaultID{7}}, with, sampleSecrets)
+		restore()
+		if !errors.Is(err, stage.ErrSpoilt) {
+			t.Fatalf("bit %d: %v", bit, err)
 		}
 	}
 }

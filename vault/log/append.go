@@ -10,6 +10,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -117,10 +118,14 @@ func (l *Log) tryAppend(ctx context.Context, signer ed25519.PrivateKey, body Bod
 		}
 	}
 	seq := l.next
-	if err := l.accept(object, true); err != nil {
+	raw, err := object.All()
+	if err == nil {
+		err = l.accept(raw, true)
+	}
+	if err != nil {
 		return false, err
 	}
-	l.remember(seq, object)
+	l.remember(seq, raw)
 	return true, nil
 }
 
@@ -136,20 +141,17 @@ func (l *Log) checkBuiltOn(ctx context.Context) error {
 
 // sealNext gives an object for entry l.next, which was opened and checked as a
 // reader will.
-func (l *Log) sealNext(signer ed25519.PrivateKey, body Body) ([]byte, error) {
+func (l *Log) sealNext(signer ed25519.PrivateKey, body Body) (*stage.Bytes, error) {
 	e := &Entry{Seq: l.next, Prev: l.prev, Time: l.opts.Now().UnixNano(), Body: body}
 	if _, err := io.ReadFull(l.opts.Rand, e.Nonce[:]); err != nil {
 		return nil, fmt.Errorf("draw a nonce: %w", err)
 	}
-	object, err := e.Seal(l.ring, signer)
+	object, err := e.sealVerified(l.ring, signer)
 	if err != nil {
 		return nil, err
 	}
 	if !l.state.mayWrite(e) {
 		return nil, ErrNoAuthority
-	}
-	if _, err := OpenEntry(l.ring, l.next, object); err != nil {
-		return nil, fmt.Errorf("internal error: the sealed entry does not open: %w", err)
 	}
 	return object, nil
 }
@@ -161,11 +163,15 @@ func (s *State) mayWrite(e *Entry) bool {
 }
 
 // createEntry creates an entry's object, or returns false where there is another.
-func (l *Log) createEntry(ctx context.Context, seq uint64, object []byte) (bool, error) {
+func (l *Log) createEntry(ctx context.Context, seq uint64, object *stage.Bytes) (bool, error) {
 	name := entryName(seq)
-	return l.create(ctx, name, bytes.NewReader(object), int64(len(object)), func(ctx context.Context) (bool, bool, error) {
+	return l.create(ctx, name, object, object.Len(), func(ctx context.Context) (bool, bool, error) {
 		there, err := l.get(ctx, name)
-		return there != nil, bytes.Equal(there, object), err
+		if err != nil {
+			return false, false, err
+		}
+		ours, err := object.All()
+		return there != nil, bytes.Equal(there, ours), err
 	})
 }
 

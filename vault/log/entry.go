@@ -1,11 +1,14 @@
 package log
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/internal/wire"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -36,10 +39,40 @@ func (e *Entry) Seal(ring *key.Ring, signer ed25519.PrivateKey) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
+	stage.Pass(stage.EntryPlain, plain)
 	s := sealer(ring, e.Seq)
 	object := make([]byte, 0, key.HeaderBytes+len(plain)+chunk.BoxOverhead)
 	object = key.AppendHeader(object, key.TypeLog, s)
-	return s.Seal(object, plain, entryAAD(ring.Vault, e.Seq)), nil
+	object = s.Seal(object, plain, entryAAD(ring.Vault, e.Seq))
+	stage.Pass(stage.EntryBox, object)
+	return object, nil
+}
+
+// sealVerified is Seal, and then what a reader will do with the object: it opens, it
+// is signed, and it says what e says. It returns stage.ErrSpoilt where it doesn't.
+func (e *Entry) sealVerified(ring *key.Ring, signer ed25519.PrivateKey) (*stage.Bytes, error) {
+	object, err := e.Seal(ring, signer)
+	if err != nil {
+		return nil, err
+	}
+	checked := stage.Check(object) // before it is opened: what changes later is found when it is read
+	got, err := OpenEntry(ring, e.Seq, object)
+	if err == nil && !got.same(e) {
+		err = errors.New("it says something else")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("verify sealed entry: %w: %v", stage.ErrSpoilt, err)
+	}
+	stage.Pass(stage.EntryReady, object)
+	return checked, nil
+}
+
+// same tells whether two entries are equal.
+func (e *Entry) same(o *Entry) bool {
+	a, aerr := EncodeBody(e.Body)
+	b, berr := EncodeBody(o.Body)
+	return aerr == nil && berr == nil && bytes.Equal(a, b) && e.Body.Type() == o.Body.Type() &&
+		e.Seq == o.Seq && e.Prev == o.Prev && e.Time == o.Time && e.Nonce == o.Nonce && e.Writer == o.Writer
 }
 
 // OpenEntry opens the object of entry seq and checks all that it says but its
@@ -83,6 +116,7 @@ func (e *Entry) encode(vault key.VaultID, signer ed25519.PrivateKey) ([]byte, er
 		return nil, err
 	}
 	b := e.appendFields(nil, body)
+	stage.Pass(stage.EntryField, b)
 	return append(b, ed25519.Sign(signer, signedMessage(vault, b))...), nil
 }
 

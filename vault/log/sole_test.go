@@ -63,12 +63,16 @@ func TestSoleReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	object, err := rival.All()
+	if err != nil {
+		t.Fatal(err)
+	}
 	raced := false
 	s.store.replaces(func(name string, store func()) {
 		store()
 		if !raced {
 			raced = true
-			s.store.objects[name] = rival
+			s.store.objects[name] = object
 		}
 	})
 	at := s.append(t, l, s.machines[0], &Commit{Point: s.pointOf(0, 1)})

@@ -18,6 +18,9 @@ const (
 	minRecordBytes = 5 + minChunkBytes
 )
 
+// placeBytes is what appendPlaced appends to a row.
+const placeBytes = 4
+
 func uvarintBytes(v uint64) uint64 { return uint64(bits.Len64(v|1)+6) / 7 }
 
 // directoryBytes is how many bytes appendRecord writes for r.

@@ -26,8 +26,8 @@ func sealDirectory(o *Opener, boxes int, plain []byte, pad byte) []byte {
 
 func goodRecords() []Record {
 	return []Record{
-		{Number: 3, Codec: chunk.CodecPlain, Plain: 300, Stored: 328, Chunks: []Chunk{{chunk.ID{1}, 100}, {chunk.ID{2}, 200}}},
-		{Number: 1, Codec: chunk.CodecZstd, Plain: 5000, Stored: 72, Chunks: []Chunk{{chunk.ID{3}, 5000}}},
+		{Number: 3, Codec: chunk.CodecPlain, Plain: 300, Stored: 328, Chunks: []Chunk{{ID: chunk.ID{1}, Length: 100}, {ID: chunk.ID{2}, Length: 200}}},
+		{Number: 1, Codec: chunk.CodecZstd, Plain: 5000, Stored: 72, Chunks: []Chunk{{ID: chunk.ID{3}, Length: 5000}}},
 	}
 }
 

@@ -6,8 +6,8 @@
 // ones. The directory, sealed too, lists the records with the IDs of their
 // chunks, and is padded so that the object's length is a Padmé size.
 //
-// Use: [NewWriter], then for each record Reserve, Seal, [Verifier] and Append,
-// at last Finish. Back: [ReadDirectory] or an [Opener]'s ParseDirectory, and
+// Use: [NewWriter], then for each record Reserve, Seal, a [Verifier]'s Verify and
+// Append, at last Finish. Back: [ReadDirectory] or an [Opener]'s ParseDirectory, and
 // OpenRecord with [CheckChunks].
 //
 // Errors: all that a reader finds wrong with an object wraps key.ErrDamaged (or
@@ -35,6 +35,8 @@ import (
 	"strings"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
+	"github.com/tharsis-backup/tharsis/internal/wire"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -60,6 +62,18 @@ const (
 type Chunk struct {
 	ID     chunk.ID
 	Length uint32 // bytes, 1 to chunk.MaxChunk
+
+	sum uint32 // of the content and the ID, by NameChunk; 0 is unknown
+}
+
+// NameChunk makes the chunk of data, which is not empty. Its checksum, by which a
+// Verifier finds what changed since, is taken first: so it also finds what changed
+// before the ID was computed.
+func NameChunk(ids *chunk.Hasher, data []byte) Chunk {
+	sum := stage.Sum(0, data)
+	c := Chunk{ID: ids.Sum(data), Length: uint32(len(data))}
+	c.sum = stage.Sum(sum, c.ID[:])
+	return c
 }
 
 // Record is one sealed box of a pack, as the directory tells of it.
@@ -70,14 +84,54 @@ type Record struct {
 	Stored uint32      // bytes of the box
 	Offset uint32      // where the box begins in the object
 	Chunks []Chunk     // in the order of the plaintext
+
+	// Set by a Verifier: the checksum of the row and the box.
+	verified bool
+	sum      uint32
 }
 
-// Directory tells what a pack holds.
+// Directory tells what a pack holds. One that a Writer or a reader gives knows its
+// own checksum, by which Intact finds what changed in memory since.
 type Directory struct {
 	ID      chunk.ID
 	Type    uint8  // key.TypeDataPack or key.TypeManifestPack
 	Length  uint64 // bytes of the whole object
 	Records []Record
+
+	sum uint32 // 0 is unknown
+}
+
+// Stamp gives the directory the checksum of what it has now.
+func (d *Directory) Stamp() { d.sum = d.total(d.rows()) }
+
+// Intact returns stage.ErrSpoilt where the records are others than they were when
+// the directory got its checksum.
+func (d *Directory) Intact() error {
+	if d.sum != 0 && d.sum != d.total(d.rows()) {
+		return fmt.Errorf("directory of pack %s: %w", d.ID.Short(), stage.ErrSpoilt)
+	}
+	return nil
+}
+
+// rows is the checksum of the records.
+func (d *Directory) rows() (sum uint32) {
+	var row []byte
+	for i := range d.Records {
+		row = appendPlaced(row[:0], &d.Records[i])
+		sum = stage.Sum(sum, row)
+	}
+	return sum
+}
+
+// total extends the checksum of the records by the rest.
+func (d *Directory) total(rows uint32) uint32 {
+	b := append(append(make([]byte, 0, 48), d.ID[:]...), d.Type)
+	return stage.Sum(rows, wire.AppendU64(b, d.Length))
+}
+
+// appendPlaced appends a record's row with what the directory leaves to be counted.
+func appendPlaced(b []byte, r *Record) []byte {
+	return wire.AppendU32(appendRecord(b, r), r.Offset)
 }
 
 // NewID draws the ID of a new pack (or index run) from random, or from

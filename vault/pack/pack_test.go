@@ -7,10 +7,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
@@ -53,18 +55,18 @@ func randomRecord(rng *rand.Rand, hasher *chunk.Hasher, maxChunks, maxLength int
 			}
 		}
 		plain = append(plain, b...)
-		chunks = append(chunks, Chunk{hasher.Sum(b), uint32(len(b))})
+		chunks = append(chunks, NameChunk(hasher, b))
 	}
 	return plain, chunks
 }
 
 // addRecord takes a record through all that a worker does.
-func addRecord(w *Writer, v *Verifier, c *chunk.Compressor, plain []byte, chunks []Chunk) error {
+func addRecord(w *Writer, v *Verifier, c *chunk.Compressor, ids *chunk.Hasher, plain []byte, chunks []Chunk) error {
 	rec := Record{Number: w.Reserve(), Plain: uint32(len(plain)), Chunks: chunks}
 	stored, codec := c.Compress(nil, plain)
 	rec.Codec = codec
 	box := w.Seal(nil, rec.Number, rec.Codec, stored, rec.Plain)
-	if err := v.DecodeAndCompare(w.Opener, rec, box, plain); err != nil {
+	if err := v.Verify(w.Opener, &rec, box, ids); err != nil {
 		return err
 	}
 	return w.Append(rec, box)
@@ -79,7 +81,7 @@ func buildPack(t testing.TB, rng *rand.Rand, ring *key.Ring, id chunk.ID, record
 	var plains [][]byte
 	for range records {
 		plain, chunks := randomRecord(rng, hasher, maxChunks, maxLength)
-		if err := addRecord(w, v, c, plain, chunks); err != nil {
+		if err := addRecord(w, v, c, hasher, plain, chunks); err != nil {
 			t.Fatal(err)
 		}
 		plains = append(plains, plain)
@@ -213,7 +215,7 @@ func TestCheckChunks(t *testing.T) {
 	ring := testRing(1)
 	h := chunk.NewHasher(ring.ChunkID)
 	plain := []byte("onetwo")
-	r := Record{Plain: 6, Chunks: []Chunk{{h.Sum(plain[:3]), 3}, {h.Sum(plain[3:]), 3}}}
+	r := Record{Plain: 6, Chunks: []Chunk{{ID: h.Sum(plain[:3]), Length: 3}, {ID: h.Sum(plain[3:]), Length: 3}}}
 	if err := CheckChunks(h, r, plain); err != nil {
 		t.Fatal(err)
 	}
@@ -234,29 +236,61 @@ func TestCheckChunks(t *testing.T) {
 	}
 }
 
+// TestVerifier spoils each thing that the verifier is given.
 func TestVerifier(t *testing.T) {
+	for how, name := range map[string]func(*chunk.Hasher, []byte) Chunk{
+		"by checksum": NameChunk,
+		"by ID":       func(ids *chunk.Hasher, b []byte) Chunk { return Chunk{ID: ids.Sum(b), Length: uint32(len(b))} },
+	} {
+		t.Run(how, func(t *testing.T) { verifierSpoilt(t, name) })
+	}
+}
+
+func verifierSpoilt(t *testing.T, name func(*chunk.Hasher, []byte) Chunk) {
 	ring := testRing(1)
 	w := must[*Writer](t)(NewWriter(ring, key.TypeDataPack, testID(1), io.Discard, Options{}))
-	v := NewVerifier(testDecompressor(t))
+	v, ids := NewVerifier(testDecompressor(t)), chunk.NewHasher(ring.ChunkID)
+	c := must[*chunk.Compressor](t)(chunk.NewCompressor(chunk.CompressorOptions{}))
 	plain := bytes.Repeat([]byte("some plaintext "), 100)
-	stored, codec := must[*chunk.Compressor](t)(chunk.NewCompressor(chunk.CompressorOptions{})).Compress(nil, plain)
-	rec := Record{Number: 7, Codec: codec, Plain: uint32(len(plain))}
-	box := w.Seal(nil, 7, codec, stored, rec.Plain)
-	if err := v.DecodeAndCompare(w.Opener, rec, box, plain); err != nil {
+	try := func(change func(plain []byte, rec *Record), spoil func(stored []byte) []byte, flip int) error {
+		plain := bytes.Clone(plain)
+		rec := Record{Number: w.Reserve(), Plain: uint32(len(plain)), Chunks: []Chunk{
+			name(ids, plain[:100]), name(ids, plain[100:]),
+		}}
+		change(plain, &rec)
+		stored, codec := c.Compress(nil, plain)
+		rec.Codec = codec
+		box := w.Seal(nil, rec.Number, codec, spoil(stored), rec.Plain)
+		if flip >= 0 {
+			box[flip] ^= 1
+		}
+		if err := v.Verify(w.Opener, &rec, box, ids); err != nil {
+			if aerr := w.Append(rec, box); aerr == nil {
+				t.Error("a record that was not verified is appended")
+			}
+			return err
+		}
+		return w.Append(rec, box)
+	}
+	keep, whole := func([]byte, *Record) {}, func(stored []byte) []byte { return stored }
+	if err := try(keep, whole, -1); err != nil {
 		t.Fatal(err)
 	}
-	stored[len(stored)/2] ^= 1
-	if err := v.DecodeAndCompare(w.Opener, rec, w.Seal(nil, 7, codec, stored, rec.Plain), plain); err == nil {
-		t.Error("a spoilt frame was taken")
-	}
-	plain[3] ^= 1
-	if err := v.DecodeAndCompare(w.Opener, rec, box, plain); err == nil {
-		t.Error("another plaintext was taken")
-	}
-	plain[3] ^= 1
-	box[20] ^= 1
-	if err := v.DecodeAndCompare(w.Opener, rec, box, plain); err == nil {
-		t.Error("a spoilt box was taken")
+	other, _ := c.Compress(nil, bytes.Repeat([]byte("SOME plaintext "), 100))
+	for what, err := range map[string]error{
+		"plaintext":      try(func(plain []byte, _ *Record) { plain[700] ^= 1 }, whole, -1),
+		"ID":             try(func(_ []byte, rec *Record) { rec.Chunks[1].ID[31] ^= 1 }, whole, -1),
+		"length":         try(func(_ []byte, rec *Record) { rec.Chunks[0].Length++; rec.Chunks[1].Length-- }, whole, -1),
+		"frame":          try(keep, func(stored []byte) []byte { stored[len(stored)/2] ^= 1; return stored }, -1),
+		"another frame":  try(keep, func([]byte) []byte { return other }, -1),
+		"shortened":      try(keep, func(stored []byte) []byte { return stored[:len(stored)-1] }, -1),
+		"nonce":          try(keep, whole, 0),
+		"box":            try(keep, whole, 20),
+		"plaintext size": try(func(_ []byte, rec *Record) { rec.Plain++ }, whole, -1),
+	} {
+		if !errors.Is(err, stage.ErrSpoilt) || errors.Is(err, key.ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 
@@ -274,7 +308,7 @@ func TestConcurrentWorkers(t *testing.T) {
 			v, hasher := NewVerifier(d), chunk.NewHasher(ring.ChunkID)
 			for range 20 {
 				plain, chunks := randomRecord(rng, hasher, 5, 2000)
-				if err := addRecord(w, v, c, plain, chunks); err != nil {
+				if err := addRecord(w, v, c, hasher, plain, chunks); err != nil {
 					t.Errorf("seed %d: %v", seed, err)
 				}
 				w.Full()
@@ -350,5 +384,29 @@ func TestNames(t *testing.T) {
 	}
 	if a, b := must[chunk.ID](t)(NewID(nil)), must[chunk.ID](t)(NewID(nil)); a == b {
 		t.Error("IDs repeat")
+	}
+}
+
+// IDOf takes the names of packs, as Name makes them, and no others.
+func TestIDOf(t *testing.T) {
+	rng := newRand(t)
+	for range 200 {
+		var id chunk.ID
+		for i := range id {
+			id[i] = byte(rng.Uint32())
+		}
+		name := Name(id)
+		if got, ok := IDOf(name); !ok || got != id {
+			t.Fatalf("%s: %v, %v", name, got, ok)
+		}
+		cut := rng.IntN(len(name))
+		for _, other := range []string{
+			name[:cut], name + "0", name[:cut] + "x" + name[cut+1:], strings.ToUpper(name), "packs/" + name, "index/" + id.String(),
+			name[len(Prefix):], "packs/zz/" + id.String(), "packs//" + id.String(), "packs/" + id.String(),
+		} {
+			if _, ok := IDOf(other); ok {
+				t.Errorf("%q is taken for a pack", other)
+			}
+		}
 	}
 }

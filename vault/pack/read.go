@@ -57,7 +57,9 @@ func (o *Opener) ParseDirectory(length uint64, tail []byte) (Directory, error) {
 	if err != nil {
 		return Directory{}, o.directoryError(fmt.Errorf("%w: %w", key.ErrDamaged, err))
 	}
-	return Directory{ID: o.id, Type: o.packType, Length: length, Records: records}, nil
+	d := Directory{ID: o.id, Type: o.packType, Length: length, Records: records}
+	d.Stamp()
+	return d, nil
 }
 
 func (o *Opener) directoryError(err error) error {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -53,6 +54,8 @@ type Writer struct {
 	chunks   int      // in all records
 	used     []uint64 // bitmap of appended record numbers
 	records  []Record
+	rows     uint32 // checksum of the records' rows
+	row      []byte // of the last record
 }
 
 // NewWriter begins the pack id of type key.TypeDataPack or key.TypeManifestPack
@@ -92,10 +95,11 @@ func (p *Writer) Seal(dst []byte, number uint32, codec chunk.Codec, stored []byt
 	return p.sealer.Seal(dst, stored, p.recordAAD(number, codec, plain))
 }
 
-// Append writes a record's box. Of rec it takes Number (one of Reserve, once),
-// Codec, Plain and Chunks, which it copies; Stored and Offset are set by it. It
-// refuses a record that breaks the format and writes nothing of it; after an error
-// of the underlying writer the pack is of no more use.
+// Append writes the box of a record that a Verifier has verified. Of rec it takes
+// Number (one of Reserve, once), Codec, Plain and Chunks, which it copies; Stored
+// and Offset are set by it. It refuses a record that breaks the format, and writes
+// nothing of it. After an error of the underlying writer, and after stage.ErrSpoilt,
+// which is for what changed since it was verified, the pack is of no more use.
 func (p *Writer) Append(rec Record, box []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,6 +113,9 @@ func (p *Writer) Append(rec Record, box []byte) error {
 	if err := rec.Check(); err != nil {
 		return fmt.Errorf("append to pack %s: record %d: %w", p.id.Short(), rec.Number, err)
 	}
+	if !rec.verified {
+		return fmt.Errorf("append to pack %s: record %d was not verified", p.id.Short(), rec.Number)
+	}
 	if rec.Number >= p.next.Load() || p.isUsed(rec.Number) {
 		return fmt.Errorf("append to pack %s: record number %d is not reserved, or is used", p.id.Short(), rec.Number)
 	}
@@ -117,11 +124,21 @@ func (p *Writer) Append(rec Record, box []byte) error {
 		p.sizeWith(uint64(len(box)), row, 1) > MaxLength {
 		return fmt.Errorf("append to pack %s: %w", p.id.Short(), ErrFull)
 	}
+	sum := rec.sum
+	rec.Chunks, rec.verified, rec.sum = slices.Clone(rec.Chunks), false, 0
+	p.row = appendPlaced(p.row[:0], &rec)
+	p.rows = stage.Sum(p.rows, p.row)
 	if err := p.write(box); err != nil {
 		return err
 	}
-	rec.Chunks = slices.Clone(rec.Chunks)
+	// Last, when nothing is to be read of the two any more: what was written has a
+	// checksum of its own from then on, in the writer and in rows.
+	if stage.Sum(stage.Sum(0, p.row[:len(p.row)-placeBytes]), box) != sum {
+		p.err = fmt.Errorf("write pack %s: record %d: %w", p.id.Short(), rec.Number, stage.ErrSpoilt)
+		return p.err
+	}
 	p.records = append(p.records, rec)
+	stage.Pass(stage.Listed, rec.Chunks[0].ID[:])
 	p.used[rec.Number/64] |= 1 << (rec.Number % 64)
 	p.chunks += len(rec.Chunks)
 	p.listed += row
@@ -166,15 +183,39 @@ func (p *Writer) Finish() (Directory, error) {
 	plain := make([]byte, 0, length-p.end)
 	plain = appendDirectory(plain, p.records)
 	plain = plain[:uint64(len(plain))+length-size] // zeros: the buffer is fresh
+	stage.Pass(stage.Directory, plain)
 	box := p.sealer.Seal(nil, plain, p.directoryAAD(length))
-	if err := p.write(binary.LittleEndian.AppendUint32(box, uint32(len(box)))); err != nil {
+	stage.Pass(stage.DirBox, box)
+	end := p.end
+	box = binary.LittleEndian.AppendUint32(box, uint32(len(box)))
+	if err := p.write(box); err != nil {
 		return Directory{}, err
 	}
 	if p.end != length {
 		panic(fmt.Sprintf("pack: internal error: %d bytes written of %d", p.end, length))
 	}
-	p.finished = true
-	return Directory{ID: p.id, Type: p.packType, Length: length, Records: p.records}, nil
+	p.finished, p.records = true, nil
+	return p.verified(length, end, box[:len(box)-trailerBytes])
+}
+
+// verified opens the directory's box, which begins at end, as a reader will, and
+// compares it with what the records were when they were appended.
+func (p *Writer) verified(length, end uint64, box []byte) (Directory, error) {
+	plain, err := p.sealer.Open(nil, box, p.directoryAAD(length))
+	var records []Record
+	if err == nil {
+		records, err = decodeDirectory(plain, end)
+	}
+	dir := Directory{ID: p.id, Type: p.packType, Length: length, Records: records}
+	dir.sum = dir.total(p.rows)
+	if err == nil {
+		err = dir.Intact()
+	}
+	if err != nil {
+		p.err = fmt.Errorf("finish pack %s: %w: %v", p.id.Short(), stage.ErrSpoilt, err)
+		return Directory{}, p.err
+	}
+	return dir, nil
 }
 
 // sizeWith is the object's length without padding, once another box, its row in

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
+	"github.com/tharsis-backup/tharsis/internal/stage"
 	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
@@ -22,7 +23,15 @@ func fakeRecord(w *Writer, length uint32, chunks int) (Record, []byte) {
 		r.Chunks[i].Length = 1
 	}
 	r.Chunks[0].Length = length - uint32(chunks) + 1
-	return r, make([]byte, length+chunk.BoxOverhead)
+	box := make([]byte, length+chunk.BoxOverhead)
+	return approved(r, box), box
+}
+
+// approved is a record that passes for a verified one.
+func approved(r Record, box []byte) Record {
+	r.Stored = uint32(len(box))
+	r.verified, r.sum = true, new(Verifier).sum(&r, box)
+	return r
 }
 
 func TestWriterMisuse(t *testing.T) {
@@ -81,6 +90,70 @@ func TestWriterMisuse(t *testing.T) {
 	}
 }
 
+// TestSpoiltAfterVerify changes what a Writer has or is given at each place behind
+// the verifier: either Append or Finish finds it.
+func TestSpoiltAfterVerify(t *testing.T) {
+	for name, spoil := range map[string]func(w *Writer, r *Record, box []byte){
+		"box":     func(_ *Writer, _ *Record, box []byte) { box[50] ^= 8 },
+		"ID":      func(_ *Writer, r *Record, _ []byte) { r.Chunks[2].ID[0] ^= 1 },
+		"lengths": func(_ *Writer, r *Record, _ []byte) { r.Chunks[0].Length--; r.Chunks[1].Length++ },
+		"record":  func(*Writer, *Record, []byte) {}, // the one that is there already
+	} {
+		w := discardWriter(t, Options{})
+		first, box := fakeRecord(w, 200, 2)
+		if err := w.Append(first, box); err != nil {
+			t.Fatal(err)
+		}
+		r, box := fakeRecord(w, 100, 3)
+		spoil(w, &r, box)
+		err := w.Append(r, box)
+		if name == "record" {
+			w.records[0].Chunks[1].ID[5] ^= 1
+			_, err = w.Finish()
+		}
+		if !errors.Is(err, stage.ErrSpoilt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := w.Append(approved(r, box), box); err == nil {
+			t.Errorf("%s: the pack goes on", name)
+		}
+	}
+	w := discardWriter(t, Options{})
+	r, box := fakeRecord(w, 100, 3)
+	r.verified = false
+	if err := w.Append(r, box); err == nil {
+		t.Error("a record that was not verified is appended")
+	}
+}
+
+// TestIntact changes a directory in memory.
+func TestIntact(t *testing.T) {
+	w := discardWriter(t, Options{})
+	for range 3 {
+		r, box := fakeRecord(w, 100, 3)
+		if err := w.Append(r, box); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := must[Directory](t)(w.Finish())
+	for i, change := range []func(){
+		func() { d.ID[0]++ }, func() { d.Type++ }, func() { d.Length++ },
+		func() { d.Records[1].Number++ }, func() { d.Records[1].Codec++ }, func() { d.Records[1].Plain++ },
+		func() { d.Records[1].Stored++ }, func() { d.Records[1].Offset++ },
+		func() { d.Records[2].Chunks[1].ID[3]++ }, func() { d.Records[2].Chunks[1].Length++ },
+		func() { d.Records = d.Records[1:] },
+	} {
+		if err := d.Intact(); err != nil {
+			t.Fatal(err)
+		}
+		change()
+		if err := d.Intact(); !errors.Is(err, stage.ErrSpoilt) {
+			t.Errorf("change %d: %v", i, err)
+		}
+		d.Stamp()
+	}
+}
+
 func TestAppendCopiesChunks(t *testing.T) {
 	w := discardWriter(t, Options{})
 	r, box := fakeRecord(w, 100, 3)
@@ -115,6 +188,7 @@ func TestLimits(t *testing.T) {
 				t.Fatalf("%s: record %d: %v", c.name, i, err)
 			}
 			r.Number = w.Reserve()
+			r = approved(r, box)
 		}
 		if err := w.Append(r, box); !errors.Is(err, ErrFull) {
 			t.Errorf("%s: %v", c.name, err)
@@ -214,7 +288,8 @@ func TestPaddingIsSmall(t *testing.T) {
 			for !w.Full() {
 				n := c.draw()
 				r := Record{Number: w.Reserve(), Codec: chunk.CodecPlain, Plain: n, Chunks: []Chunk{{Length: n}}}
-				if err := w.Append(r, zeros[:r.Plain+chunk.BoxOverhead]); err != nil {
+				box := zeros[:r.Plain+chunk.BoxOverhead]
+				if err := w.Append(approved(r, box), box); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -239,13 +314,14 @@ func BenchmarkAppendSegment(b *testing.B) {
 	for i := range plain {
 		plain[i] = byte(rng.Uint32())
 	}
-	v := NewVerifier(testDecompressor(b))
+	v, ids := NewVerifier(testDecompressor(b)), chunk.NewHasher(testRing(1).PageID)
+	chunks := []Chunk{NameChunk(ids, plain)}
 	var box []byte
 	b.SetBytes(int64(len(plain)))
 	for b.Loop() {
-		rec := Record{Number: w.Reserve(), Codec: chunk.CodecPlain, Plain: uint32(len(plain)), Chunks: []Chunk{{Length: uint32(len(plain))}}}
+		rec := Record{Number: w.Reserve(), Codec: chunk.CodecPlain, Plain: uint32(len(plain)), Chunks: chunks}
 		box = w.Seal(box[:0], rec.Number, rec.Codec, plain, rec.Plain)
-		if err := v.DecodeAndCompare(w.Opener, rec, box, plain); err != nil {
+		if err := v.Verify(w.Opener, &rec, box, ids); err != nil {
 			b.Fatal(err)
 		}
 		if err := w.Append(rec, box); errors.Is(err, ErrFull) {
