@@ -31,11 +31,15 @@ type faultScript struct {
 	wrong   error // a command said that all was well, and it was not
 	named   int64 // what a restore could not restore, and named
 	mayWarn bool  // the next backup may have warnings
+	end     *faultEnd
 }
 
 // fork is the script with a copy of its world, as it lies on the disk.
 func (s *faultScript) fork(name string) *faultScript {
 	f := &faultScript{r: s.r, w: s.r.world(name), acked: slices.Clone(s.acked), pass: slices.Clone(s.pass), keys: s.keys, life: s.life}
+	if s.end != nil {
+		f.end = s.end.fork(f.w)
+	}
 	faultImage(s.r.t, s.w, f.w)
 	return f
 }
@@ -137,6 +141,9 @@ func faultCommands() []faultCommand {
 func (s *faultScript) recovers(ctx context.Context) error {
 	if s.wrong != nil {
 		return fmt.Errorf("it went wrong in silence: %w", s.wrong)
+	}
+	if s.end != nil {
+		return s.end.recovers(ctx, s)
 	}
 	w := s.w
 	had, err := w.known(ctx)
@@ -303,11 +310,7 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 		}
 		return m.moment(s.String())
 	})
-	below := w.wrap
-	w.wrap = func(b backend.Backend) backend.Backend {
-		if below != nil {
-			b = below(b)
-		}
+	unwrap := w.above(func(b backend.Backend) backend.Backend {
 		m.backend = fault.New(b, func(op fault.Op) fault.Action {
 			if err := m.moment(op.String()); err != nil {
 				return fault.Fail(err)
@@ -315,23 +318,46 @@ func (m *faultMoments) watch(w *faultWorld) (stop func()) {
 			return fault.Action{}
 		})
 		return m.backend
-	}
+	})
 	return func() {
 		restore()
-		w.wrap = below
+		unwrap()
 	}
 }
 
-// faultEach goes through the script and calls fn before each command, with the
-// number of moments and operations that the command has when nothing goes wrong.
-func faultEach(t *testing.T, fn func(ctx context.Context, c faultCommand, before *faultScript, moments int, ops []fault.Record)) {
-	ctx := t.Context()
+// above puts a decorator above what a world's backend has, until unwrap.
+func (w *faultWorld) above(wrap func(backend.Backend) backend.Backend) (unwrap func()) {
+	below := w.wrap
+	w.wrap = func(b backend.Backend) backend.Backend {
+		if below != nil {
+			b = below(b)
+		}
+		return wrap(b)
+	}
+	return func() { w.wrap = below }
+}
+
+// faultVisit is called before a command, with the number of moments and the operations
+// that the command has when nothing goes wrong.
+type faultVisit func(ctx context.Context, c faultCommand, before *faultScript, moments int, ops []fault.Record)
+
+// faultEach goes through the script and calls fn before each command.
+func faultEach(t *testing.T, fn faultVisit) {
 	check := partialCheck
 	partialCheck = 8
 	defer func() { partialCheck = check }()
 	r := newFaultRig(t)
 	s := &faultScript{r: r, w: r.world("run"), pass: []string{faultPass}}
-	for _, c := range faultCommands() {
+	s.each(t, faultCommands(), fn)
+	if !r.merged(t, s.w) {
+		t.Fatal("the script merges nothing")
+	}
+}
+
+// each goes through commands and calls fn before each of them.
+func (s *faultScript) each(t *testing.T, commands []faultCommand, fn faultVisit) {
+	ctx := t.Context()
+	for _, c := range commands {
 		if c.prepare != nil {
 			if err := c.prepare(ctx, s); err != nil {
 				t.Fatal(err)
@@ -354,9 +380,6 @@ func faultEach(t *testing.T, fn func(ctx context.Context, c faultCommand, before
 			t.Fatalf("%s: %v", c.name, err)
 		}
 	}
-	if !r.merged(t, s.w) {
-		t.Fatal("the script merges nothing")
-	}
 }
 
 // merged tells whether a merge superseded index runs.
@@ -374,12 +397,14 @@ func (r *faultRig) merged(t *testing.T, w *faultWorld) (yes bool) {
 // TestFaultKillImages stops each command at every moment, takes what a death there
 // would leave on the disk, and lets plain commands go on with that. Then the
 // command runs on: so one run gives all of its deaths.
-func TestFaultKillImages(t *testing.T) {
+func TestFaultKillImages(t *testing.T) { faultKillImages(t, faultEach, 12) }
+
+func faultKillImages(t *testing.T, each func(*testing.T, faultVisit), want int) {
 	total, cases := 0, 0
-	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+	each(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
 		total += moments
 		chosen := map[int]bool{}
-		for _, n := range faultSample(moments, 12) {
+		for _, n := range faultSample(moments, want) {
 			chosen[n] = true
 		}
 		s := before.fork("killed")
@@ -416,11 +441,13 @@ var errFaultDead = errors.New("dead")
 // TestFaultKillRuns lets every operation fail from each moment on: the command
 // ends, and plain commands go on with what it left, which is more than a kill
 // leaves, as it went on to write to files that no hook sees.
-func TestFaultKillRuns(t *testing.T) {
+func TestFaultKillRuns(t *testing.T) { faultKillRuns(t, faultEach, 8) }
+
+func faultKillRuns(t *testing.T, each func(*testing.T, faultVisit), want int) {
 	total, cases := 0, 0
-	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+	each(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
 		total += moments
-		for _, n := range faultSample(moments, 8) {
+		for _, n := range faultSample(moments, want) {
 			cases++
 			faultCase(ctx, t, c, before, fmt.Sprintf("dead from moment %d", n), func(s *faultScript) (stop func()) {
 				m := &faultMoments{at: func(at int, _ string) error {
@@ -438,11 +465,13 @@ func TestFaultKillRuns(t *testing.T) {
 
 // TestFaultOnce lets each operation and each durable step fail once, before or
 // after it took effect.
-func TestFaultOnce(t *testing.T) {
+func TestFaultOnce(t *testing.T) { faultOnce(t, faultEach, 8) }
+
+func faultOnce(t *testing.T, each func(*testing.T, faultVisit), want int) {
 	total, cases := 0, 0
-	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+	each(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
 		total += moments
-		for _, n := range faultSample(moments, 8) {
+		for _, n := range faultSample(moments, want) {
 			cases++
 			faultCase(ctx, t, c, before, fmt.Sprintf("moment %d fails", n), func(s *faultScript) (stop func()) {
 				m := &faultMoments{at: func(at int, _ string) error {
@@ -460,11 +489,13 @@ func TestFaultOnce(t *testing.T) {
 
 // TestFaultCancel cancels each command at every moment, as Ctrl-C does: it ends
 // soon, says so, and the next one goes on.
-func TestFaultCancel(t *testing.T) {
+func TestFaultCancel(t *testing.T) { faultCancel(t, faultEach, 6) }
+
+func faultCancel(t *testing.T, each func(*testing.T, faultVisit), want int) {
 	total, cases := 0, 0
-	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
+	each(t, func(ctx context.Context, c faultCommand, before *faultScript, moments int, _ []fault.Record) {
 		total += moments
-		for _, n := range faultSample(moments, 6) {
+		for _, n := range faultSample(moments, want) {
 			cases++
 			s := before.fork("case")
 			what := fmt.Sprintf("%s, cancelled at moment %d", c.name, n)
@@ -524,9 +555,11 @@ var spoilt = []struct {
 }
 
 // TestFaultSpoilt spoils each answer of the vault once.
-func TestFaultSpoilt(t *testing.T) {
+func TestFaultSpoilt(t *testing.T) { faultSpoilt(t, faultEach, 8) }
+
+func faultSpoilt(t *testing.T, each func(*testing.T, faultVisit), want int) {
 	total, cases := 0, 0
-	faultEach(t, func(ctx context.Context, c faultCommand, before *faultScript, _ int, ops []fault.Record) {
+	each(t, func(ctx context.Context, c faultCommand, before *faultScript, _ int, ops []fault.Record) {
 		type spoil struct{ n, how int }
 		var all []spoil
 		for _, op := range ops {
@@ -537,12 +570,11 @@ func TestFaultSpoilt(t *testing.T) {
 			}
 		}
 		total += len(all)
-		for _, i := range faultSample(len(all), 8) {
+		for _, i := range faultSample(len(all), want) {
 			cases++
 			n, how := all[i].n, spoilt[all[i].how]
 			faultCase(ctx, t, c, before, fmt.Sprintf("%s: %s", ops[n].Op, how.name), func(s *faultScript) (stop func()) {
-				s.w.wrap = func(b backend.Backend) backend.Backend { return fault.New(b, fault.At(n, false, how.action(n))) }
-				return func() { s.w.wrap = nil }
+				return s.w.above(func(b backend.Backend) backend.Backend { return fault.New(b, fault.At(n, false, how.action(n))) })
 			})
 		}
 	})

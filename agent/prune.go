@@ -120,7 +120,7 @@ func (p *prune) run(ctx context.Context) error {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		p.checkClock, p.note, p.superseded, p.survey, p.sweep, p.plan, p.guard, p.purge, p.repack, p.condemn, p.clean,
+		p.checkClock, p.probes, p.note, p.superseded, p.survey, p.sweep, p.plan, p.guard, p.purge, p.repack, p.condemn, p.clean,
 	} {
 		if err := s.withRoom(ctx, step); err != nil {
 			return err
@@ -140,7 +140,11 @@ func (p *prune) dryRun(ctx context.Context) error {
 		return err
 	}
 	due, runs := p.due()
-	left := p.leftovers()
+	left, err := p.oldProbes(ctx)
+	if err != nil {
+		return err
+	}
+	left = append(left, p.leftovers()...)
 	for _, id := range due {
 		left = append(left, p.packs[id])
 	}

@@ -21,6 +21,8 @@ const (
 	// orphanAge is how old an object must be that no entry ever named before it
 	// counts as left by a killed job.
 	orphanAge = 7 * 24 * time.Hour
+	// probeAge is how old a probe must be: who made it reads it at once.
+	probeAge = 24 * time.Hour
 )
 
 // checkClock refuses to count days by a clock that may be wrong. A wrong clock
@@ -120,4 +122,22 @@ func (p *prune) orphans() (packs, runs []chunk.ID) {
 func (p *prune) had(id chunk.ID) bool {
 	_, ok := p.known[id]
 	return ok
+}
+
+// oldProbes lists what probes left that died. No entry of the log ever names a probe,
+// so none is needed to delete it.
+func (p *prune) oldProbes(ctx context.Context) ([]backend.Info, error) {
+	if p.stored.IsZero() {
+		return nil, nil
+	}
+	return vault.OldProbes(ctx, p.s.backend, p.stored.Add(-probeAge))
+}
+
+// probes deletes them.
+func (p *prune) probes(ctx context.Context) error {
+	old, err := p.oldProbes(ctx)
+	if err != nil {
+		return err
+	}
+	return p.remove(ctx, old)
 }

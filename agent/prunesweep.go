@@ -157,9 +157,19 @@ func (p *prune) sweep(ctx context.Context) error {
 
 // delete deletes what the log says is swept and the backend still has.
 func (p *prune) delete(ctx context.Context) error {
+	err := p.remove(ctx, p.leftovers())
+	swept := p.s.vault.Log.State().Swept
+	gone := func(id chunk.ID, _ backend.Info) bool { return swept(id) }
+	maps.DeleteFunc(p.packs, gone)
+	maps.DeleteFunc(p.runs, gone)
+	return err
+}
+
+// remove deletes objects that nobody needs any more.
+func (p *prune) remove(ctx context.Context, objects []backend.Info) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
-	for _, o := range p.leftovers() {
+	for _, o := range objects {
 		p.res.Swept++
 		p.res.FreedBytes += o.Size
 		g.Go(func() error {
@@ -169,12 +179,7 @@ func (p *prune) delete(ctx context.Context) error {
 			return nil
 		})
 	}
-	err := g.Wait()
-	swept := p.s.vault.Log.State().Swept
-	gone := func(id chunk.ID, _ backend.Info) bool { return swept(id) }
-	maps.DeleteFunc(p.packs, gone)
-	maps.DeleteFunc(p.runs, gone)
-	return err
+	return g.Wait()
 }
 
 // leftovers are listed objects that the log says are swept.

@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
 )
+
+// probePrefix begins the names of objects that nothing refers to.
+const probePrefix = "probe/"
 
 // probe puts an object of some bytes under a fresh name, which nothing refers to, and
 // returns the name and what removes it again, where that is allowed.
@@ -19,7 +23,7 @@ func probe(ctx context.Context, b backend.Backend, random io.Reader, data []byte
 	if _, err := io.ReadFull(random, r[:]); err != nil {
 		return "", nil, err
 	}
-	name = "probe/" + hex.EncodeToString(r[:])
+	name = probePrefix + hex.EncodeToString(r[:])
 	if err := backend.PutBytes(ctx, b, name, data); err != nil {
 		return "", nil, err
 	}
@@ -63,4 +67,18 @@ func StoreTime(ctx context.Context, b backend.Backend, random io.Reader) (t time
 		t = info.Modified
 	}
 	return t, nil
+}
+
+// OldProbes lists what probes left that died, or might not delete: those that were
+// stored before a time. A backend that does not tell when has none.
+func OldProbes(ctx context.Context, b backend.Backend, before time.Time) (old []backend.Info, err error) {
+	for info, err := range b.List(ctx, probePrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", probePrefix, err)
+		}
+		if strings.HasPrefix(info.Name, probePrefix) && !info.Modified.IsZero() && info.Modified.Before(before) {
+			old = append(old, info)
+		}
+	}
+	return old, nil
 }

@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 		"agent-umask0":   umaskCommand,
 		"agent-later":    laterCommand,
 		"agent-replaces": replacesCommand,
+		"agent-clocked":  clockedCommand,
 	})
 }
 
