@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,7 +46,14 @@ func (p *prune) survey(ctx context.Context) (err error) {
 	}
 	p.pages = p.s.pages(p.index)
 	p.live = index.NewLive(p.index.Members()...)
-	if err := p.count(ctx); err != nil {
+	err = p.count(ctx)
+	if isFinding(err) && p.over() {
+		// What is hurt may be of a point that ends now, and then it keeps nothing. But
+		// nothing is deleted before it ended.
+		p.late = true
+		err = p.countAgain(ctx, true)
+	}
+	if err != nil {
 		return err
 	}
 	p.known = make(map[chunk.ID]struct{}, len(p.use))
@@ -157,6 +165,9 @@ func (p *prune) count(ctx context.Context) error {
 // that may have been of a point that another prune ended since. Else it says that
 // nothing was announced.
 func (p *prune) overtaken(ctx context.Context, missed error) error {
+	if errors.Is(missed, errHollow) {
+		return p.countAgain(ctx, true)
+	}
 	if !isFinding(missed) || p.s.refresh(ctx) != nil || p.s.vault.Log.State().Used() == p.at {
 		return p.unsure(missed)
 	}
@@ -199,34 +210,59 @@ func (p *prune) mark(ctx context.Context, fresh func(context.Context, chunk.ID) 
 			return err
 		},
 	}
-	for _, root := range p.roots() {
-		if err := w.Walk(ctx, root); err != nil {
-			return err
+	if err := p.markPoints(ctx, &w); err != nil {
+		return err
+	}
+	return p.markPartials(ctx, &w)
+}
+
+// markPoints marks all that the points need that were not purged, the soft-deleted
+// ones included.
+func (p *prune) markPoints(ctx context.Context, w *manifest.Walker) error {
+	for _, point := range p.s.vault.Log.State().Points() {
+		if _, gone := p.ended[point.Point.ID]; gone {
+			continue
+		}
+		for i := range point.Point.Sources {
+			src := &point.Point.Sources[i]
+			if src.Status == log.StatusFailed {
+				continue
+			}
+			if err := w.Walk(ctx, src.Root); err != nil {
+				return fmt.Errorf("point %s: %w", point.Point.ID, err)
+			}
 		}
 	}
 	return nil
 }
 
-// roots are the manifests that are to be kept: of all points that were not purged,
-// the soft-deleted ones included, and of unfinished jobs.
-func (p *prune) roots() (roots []chunk.ID) {
-	st := p.s.vault.Log.State()
-	for _, point := range st.Points() {
-		if _, gone := p.ended[point.Point.ID]; gone {
+// errHollow ends a mark that met a PARTIAL that leads to nothing.
+var errHollow = errors.New("an unfinished job's manifest is damaged")
+
+// markPartials marks what unfinished jobs need. Where that cannot be read the job has
+// nothing of it either: it looks for what it relies on when it commits, and stores
+// again what is gone. So no member can keep all others' space from being freed by
+// naming a manifest that is not there. What such a walk marked is of no use, and
+// worse: a page counts as walked whose chunks are not marked. All is marked anew.
+func (p *prune) markPartials(ctx context.Context, w *manifest.Walker) error {
+	before := len(p.hollow)
+	for _, part := range p.s.vault.Log.State().Partials() {
+		root := part.Source.Root
+		if _, hollow := p.hollow[root]; hollow || p.now.Sub(time.Unix(0, part.Time)) >= partialAge {
 			continue
 		}
-		for i := range point.Point.Sources {
-			if src := &point.Point.Sources[i]; src.Status != log.StatusFailed {
-				roots = append(roots, src.Root)
-			}
+		err := w.Walk(ctx, root)
+		if isFinding(err) {
+			p.hollow[root] = struct{}{}
+			p.s.log.Warn("pass over an unfinished job whose manifest is damaged", "entry", part.Entry.Seq, "err", err)
+		} else if err != nil {
+			return err
 		}
 	}
-	for _, part := range st.Partials() {
-		if p.now.Sub(time.Unix(0, part.Time)) < partialAge {
-			roots = append(roots, part.Source.Root)
-		}
+	if len(p.hollow) > before {
+		return errHollow
 	}
-	return roots
+	return nil
 }
 
 // present tells whether a pack may have the copy of a chunk that is kept: the log
