@@ -82,17 +82,17 @@ func readLog(r io.ReaderAt, diskSize int64) ([]write, error) {
 }
 
 // replay makes a disk that a drive with a cache of its own could have left, had the
-// power been cut after the first n entries: all that was written before the last
+// power been cut after these entries: all that was written before the last
 // flush among them, and of what came after it some writes whole, some in part.
-func replay(disk io.WriterAt, log []write, n int, r *rand.Rand) error {
+func replay(disk io.WriterAt, log []write, r *rand.Rand) error {
 	flushed := 0
-	for i, w := range log[:n] {
+	for i, w := range log {
 		if w.flush {
 			flushed = i
 		}
 	}
 	keep := []int{0, 5, 9}[r.IntN(3)] // of ten
-	for i, w := range log[:n] {
+	for i, w := range log {
 		data := w.data
 		if i >= flushed && !w.durable {
 			switch {
@@ -109,11 +109,10 @@ func replay(disk io.WriterAt, log []write, n int, r *rand.Rand) error {
 	return nil
 }
 
-// eventsOf gives the events among the first n entries, which are writes to the
-// block at mark.
-func eventsOf(log []write, n int, mark int64) []event {
+// eventsOf gives the events in a log, which are writes to the block at mark.
+func eventsOf(log []write, mark int64) []event {
 	var out []event
-	for _, w := range log[:n] {
+	for _, w := range log {
 		if w.off != mark {
 			continue
 		}
@@ -122,4 +121,19 @@ func eventsOf(log []write, n int, mark int64) []event {
 		}
 	}
 	return out
+}
+
+// placeIn chooses how many entries of a log are done when the power is cut: any
+// number, or up to soon after an event, when what is missing is missed.
+func placeIn(log []write, mark int64, r *rand.Rand) int {
+	at := 1 + r.IntN(len(log))
+	if r.IntN(2) == 0 {
+		return at
+	}
+	for i := at - 1; i < len(log); i++ {
+		if log[i].off == mark && len(log[i].data) > 0 {
+			return min(i+1+r.IntN(3), len(log))
+		}
+	}
+	return at
 }
