@@ -174,12 +174,15 @@ func (g *guest) step(state int) error {
 	if err := g.backup(state); err != nil {
 		return err
 	}
-	if state%2 == 0 {
-		if err := g.forget(state); err != nil {
+	if state%3 == 0 {
+		if err := g.bringBack(state); err != nil {
 			return err
 		}
 	}
-	if state%3 == 0 {
+	if err := g.forget(state); err != nil {
+		return err
+	}
+	if state%2 == 0 {
 		return g.change(aboutToPrune, pruned, state, "", "prune", "--confirm")
 	}
 	return nil
@@ -201,23 +204,10 @@ func (g *guest) backup(state int) error {
 }
 
 // livePoints is how many points are kept.
-const livePoints = 4
+const livePoints = 3
 
-// forget forgets the oldest point that is too many; every third time it first
-// brings back the newest one that was forgotten.
+// forget forgets the oldest points, which are too many.
 func (g *guest) forget(state int) error {
-	if state%6 == 0 {
-		deleted, err := g.points("--deleted")
-		if err != nil {
-			return err
-		}
-		if len(deleted) > 0 {
-			p := deleted[len(deleted)-1]
-			if err := g.change(aboutToBring, brought, state, p, "undelete", p); err != nil {
-				return err
-			}
-		}
-	}
 	points, err := g.points()
 	if err != nil {
 		return err
@@ -228,6 +218,16 @@ func (g *guest) forget(state int) error {
 		}
 	}
 	return nil
+}
+
+// bringBack brings back the newest of the points that were forgotten.
+func (g *guest) bringBack(state int) error {
+	deleted, err := g.points("--deleted")
+	if err != nil || len(deleted) == 0 {
+		return err
+	}
+	p := deleted[len(deleted)-1]
+	return g.change(aboutToBring, brought, state, p, "undelete", p)
 }
 
 // change is a command with its events.

@@ -38,9 +38,9 @@ func (p pace) choose(r *rand.Rand) moment {
 	}
 	switch i := r.IntN(20); {
 	case i < 7:
-		return moment{aboutToBackUp, 1 + r.IntN(4), within(aboutToBackUp)}
+		return moment{aboutToBackUp, 1 + r.IntN(3), within(aboutToBackUp)}
 	case i < 11:
-		return moment{backedUp, 1 + r.IntN(4), soon}
+		return moment{backedUp, 1 + r.IntN(3), soon}
 	case i < 13:
 		return moment{aboutToPrune, 1, within(aboutToPrune)}
 	case i < 14:

@@ -52,7 +52,9 @@ func readLog(r io.ReaderAt, diskSize int64) ([]write, error) {
 		return nil, fmt.Errorf("read write log: %w", err)
 	}
 	le := binary.LittleEndian
-	if m, v, s := le.Uint64(head[0:]), le.Uint64(head[8:]), le.Uint32(head[24:]); m != logMagic || v != logVersion || s != sector {
+	if head == [sector]byte{} {
+		// The header comes with a flush. No entry may be there, or all.
+	} else if m, v, s := le.Uint64(head[0:]), le.Uint64(head[8:]), le.Uint32(head[24:]); m != logMagic || v != logVersion || s != sector {
 		return nil, fmt.Errorf("read write log: magic %x, version %d, sector size %d", m, v, s)
 	}
 	var log []write
