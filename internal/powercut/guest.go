@@ -71,15 +71,13 @@ type guest struct {
 // guestMain is init. It ends with the machine.
 func guestMain() {
 	g := &guest{}
-	if err := g.live(); err != nil {
-		g.tell(event{What: failed, Note: err.Error()})
-	}
-	unix.Sync()
+	g.tell(event{What: failed, Note: g.live().Error()})
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}
 }
 
-// live boots and goes from state to state, until the power is cut.
+// live boots and goes from state to state, until the power is cut or something is
+// wrong.
 func (g *guest) live() (err error) {
 	if g.guestConfig, err = guestConfigOf(os.Getenv); err != nil {
 		return err

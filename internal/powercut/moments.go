@@ -19,11 +19,17 @@ func (m moment) String() string {
 	return fmt.Sprintf("%v after '%s' no. %d", m.delay.Round(time.Millisecond), m.what, m.nth)
 }
 
-// pace is how long the guest takes for what follows each event, as seen so far.
+// pace is about how long the guest takes for what follows each event. The newest
+// cases count most, as a host may be busy for a while.
 type pace map[string]time.Duration
 
 // see takes in how long it was from an event to the next.
-func (p pace) see(what string, took time.Duration) { p[what] = max(p[what], took) }
+func (p pace) see(what string, took time.Duration) {
+	if old := p[what]; old != 0 {
+		took = (2*old + took) / 3
+	}
+	p[what] = took
+}
 
 // choose chooses a moment: in the middle of a step, of a backup mostly, or right
 // after it was acknowledged, when what is missing is missed.
