@@ -96,16 +96,20 @@ func (s *schedule) equip() {
 	}
 }
 
-// edit changes some files of a machine's source; the machines have much in common.
+// edit changes some files of a machine's source; the machines have much in common. Half
+// of the files are never gone, since a point without them would be a suspect.
 func (s *schedule) edit(m *scheduleMachine) {
 	next := faultTree{".": {kind: 'd', mode: 0o755, tick: 1}, "link": {kind: 'l', target: "f0", tick: 2}}
+	for i := range 4 {
+		next[fmt.Sprint("f", 4+i)] = faultNode{kind: 'f', data: scheduleText(i, 4000), mode: 0o644, tick: 3 + i}
+	}
 	maps.Copy(next, m.tree)
 	for range 1 + s.rng.IntN(4) {
 		name := fmt.Sprint("f", s.rng.IntN(8))
 		m.next++
 		switch s.rng.IntN(5) {
 		case 0:
-			delete(next, name)
+			delete(next, fmt.Sprint("f", s.rng.IntN(4)))
 		case 1, 2: // what the other one may have too
 			next[name] = faultNode{kind: 'f', data: scheduleText(s.rng.IntN(6), 4000), mode: 0o644, tick: 10 + m.next}
 		default:
