@@ -179,9 +179,14 @@ func (s *schedule) noted(plan func(fault.Op) (fault.Action, bool)) fault.Plan {
 
 // run runs one random command, and compares what the vault then is with what it must be.
 func (s *schedule) run(ctx context.Context) error {
-	s.late += []time.Duration{0, time.Hour, time.Hour, 25 * time.Hour, 4 * 24 * time.Hour, 16 * 24 * time.Hour}[s.rng.IntN(6)]
+	s.late += []time.Duration{0, time.Hour, 25 * time.Hour, 73 * time.Hour, 13 * 24 * time.Hour, 15 * 24 * time.Hour}[s.rng.IntN(6)]
 	n := s.rng.IntN(2)
 	m := s.machines[n]
+	if s.rng.IntN(4) == 0 {
+		if err := wipeCache(m.w); err != nil {
+			return err
+		}
+	}
 	commands := []func(context.Context, int) (string, func(error) error, error){
 		s.backups, s.backups, s.backups, s.forgets, s.forgets, s.undeletes, s.prunes, s.prunes, s.prunes, s.restores, s.repairs, s.checks,
 	}
