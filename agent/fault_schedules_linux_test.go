@@ -130,7 +130,7 @@ func scheduleText(seed, n int) string {
 // errTimeout is what a store gives that did not answer in time.
 var errTimeout = fmt.Errorf("the store: %w", os.ErrDeadlineExceeded)
 
-// scheduleFault is what can go wrong with an operation of a kind; "" is any.
+// scheduleFault is what can go wrong with an operation of a kind.
 type scheduleFault struct {
 	kind   fault.Kind
 	after  bool
@@ -162,7 +162,9 @@ var scheduleReach = map[fault.Kind]int{fault.Put: 8, fault.Delete: 6, fault.Get:
 // plan is what goes wrong in one command: nothing, one thing, or many.
 func (s *schedule) plan() fault.Plan {
 	all := scheduleFaults(s.rng)
-	one := all[s.rng.IntN(len(all))]
+	kind := []fault.Kind{fault.Put, fault.Put, fault.Put, fault.Delete, fault.Get, fault.Get, fault.List}[s.rng.IntN(7)]
+	some := slices.DeleteFunc(slices.Clone(all), func(f scheduleFault) bool { return f.kind != kind })
+	one := some[s.rng.IntN(len(some))]
 	left := s.rng.IntN(scheduleReach[one.kind])
 	seed, share := s.rng.Uint64(), 0.01+0.1*s.rng.Float64()
 	switch s.rng.IntN(4) {
