@@ -62,7 +62,9 @@ const Version = "0.1.0-dev"
 type Environment struct {
 	Log   *slog.Logger
 	Clock func() time.Time
-	Rand  io.Reader
+	// Rand gives IDs, keys and jitter, but not the nonces of what is sealed: those are
+	// always the system's. It may be read by several goroutines at a time.
+	Rand io.Reader
 	// Host is the machine's name as points show it; "" asks the system.
 	Host string
 	// Hardware names the machine's hardware; "" asks the system.
@@ -86,6 +88,10 @@ type Environment struct {
 	ExpectHead *log.Head
 	// Wrap decorates the backend, once it is open. Nil: it is used as it is.
 	Wrap func(backend.Backend) backend.Backend
+
+	// weaken replaces what the fence says of a state, for tests that show what a weaker
+	// one loses. Nil everywhere else.
+	weaken func(st *log.State, verdict error) error
 
 	hook source.Hook // for tests: told of each step of reading sources
 }

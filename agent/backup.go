@@ -16,10 +16,14 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
-// maxFenced bounds how often a job starts over since a pack that it relied on
-// was condemned meanwhile. Each time costs a walk, and only what was lost is
-// read again; more often than this in a row means that something is wrong.
-const maxFenced = 5
+// maxFenced bounds how often a job starts over since a pack was condemned meanwhile
+// that it may rely on. Each time costs a walk, and only what was lost is read again.
+// More often than this in a row means that something is wrong, while a first backup of
+// weeks meets many prunes: an attempt that took longer than fencedSpell is not counted.
+const (
+	maxFenced   = 5
+	fencedSpell = time.Hour
+)
 
 // errFenced ends an attempt whose COMMIT the log refused: a pack that it uses,
 // new or carried over, is not to be trusted any more, or its base is gone.
@@ -39,8 +43,11 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 		s.note(n)
 	}
 	for try := 0; ; try++ {
-		head := s.vault.Log.Head()
+		head, tried := s.vault.Log.Head(), s.now()
 		res, err := s.attempt(ctx, o, paths)
+		if s.now().Sub(tried) > fencedSpell {
+			try = 0
+		}
 		if errors.Is(err, errFenced) && try < maxFenced {
 			s.log.Warn("start over", "reason", err)
 			continue
@@ -83,9 +90,9 @@ type job struct {
 	overlay *overlay
 	workers *workers
 
-	polynomial chunk.Polynomial // that large files are cut by
-	read       *vault.Pages     // manifest pages of the vault
-	direct     *vault.Pages     // the same, past the cache
+	polynomial func() (chunk.Polynomial, error) // that large files are cut by
+	read       *vault.Pages                     // manifest pages of the vault
+	direct     *vault.Pages                     // the same, past the cache
 	rescuer    rescuer
 
 	unusable int // packs that the log distrusted when the job began
@@ -201,9 +208,10 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 	if err := j.openJournal(); err != nil {
 		return err
 	}
-	if j.polynomial, err = chunk.DerivePolynomial(j.s.vault.Ring.Chunker); err != nil {
-		return err
-	}
+	// It takes a millisecond to find, which few small jobs need.
+	j.polynomial = sync.OnceValues(func() (chunk.Polynomial, error) {
+		return chunk.DerivePolynomial(j.s.vault.Ring.Chunker)
+	})
 	j.workers, err = j.newWorkers(ctx)
 	return err
 }

@@ -169,8 +169,11 @@ func (l *largeRead) read() error {
 func (l *largeRead) region(start, end int64) error {
 	r := l.r
 	if r.cutter == nil {
-		var err error
-		if r.cutter, err = chunk.NewCutter(r.w.j.s.vault.Config.Cut, r.w.j.polynomial); err != nil {
+		polynomial, err := r.w.j.polynomial()
+		if err != nil {
+			return err
+		}
+		if r.cutter, err = chunk.NewCutter(r.w.j.s.vault.Config.Cut, polynomial); err != nil {
 			return err
 		}
 	}

@@ -73,6 +73,8 @@ type prune struct {
 	named  map[chunk.ID]bool         // packs of superseded runs; nil: not known
 	stored time.Time                 // the backend's time at that listing, if it tells
 	ended  map[log.PointID]struct{}  // points that the plan takes for purged
+	late   bool                      // they can't be marked: sweep when they are purged
+	hollow map[chunk.ID]struct{}     // manifests of unfinished jobs that can't be marked
 
 	index *vault.Index
 	live  *index.Live
@@ -96,10 +98,15 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := &prune{s: s, o: o, now: s.now(), moved: map[chunk.ID]struct{}{}, written: map[chunk.ID]struct{}{}, proven: map[chunk.ID]struct{}{}}
+	p := s.newPrune(o)
 	err := p.run(ctx)
 	p.res.Duration = s.now().Sub(p.now)
 	return p.res, err
+}
+
+func (s *Session) newPrune(o PruneOptions) *prune {
+	none := func() map[chunk.ID]struct{} { return map[chunk.ID]struct{}{} }
+	return &prune{s: s, o: o, now: s.now(), moved: none(), written: none(), proven: none(), hollow: none()}
 }
 
 func (p *prune) run(ctx context.Context) error {
@@ -206,6 +213,14 @@ func (p *prune) note(ctx context.Context) error {
 
 // plan counts as if the points whose soft-delete period is over were purged.
 func (p *prune) plan(ctx context.Context) error {
+	if p.late || !p.over() {
+		return nil
+	}
+	return p.countAgain(ctx, true)
+}
+
+// over finds the points whose soft-delete period is over, and tells whether there are any.
+func (p *prune) over() bool {
 	p.ended = map[log.PointID]struct{}{}
 	st := p.s.vault.Log.State()
 	for _, point := range st.Points() {
@@ -213,10 +228,7 @@ func (p *prune) plan(ctx context.Context) error {
 			p.ended[id] = struct{}{}
 		}
 	}
-	if len(p.ended) == 0 {
-		return nil
-	}
-	return p.countAgain(ctx, true)
+	return len(p.ended) > 0
 }
 
 // guard asks before much goes: nothing was changed yet.
@@ -257,7 +269,11 @@ func (p *prune) purge(ctx context.Context) error {
 		}
 	}
 	p.ended = nil
-	return p.recount(ctx)
+	if err := p.recount(ctx); err != nil || !p.late {
+		return err
+	}
+	p.late = false
+	return p.sweep(ctx)
 }
 
 // maxNamed is how many points or packs one entry names: well below what its

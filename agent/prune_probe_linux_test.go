@@ -14,7 +14,7 @@ func TestPruneProbes(t *testing.T) {
 	p := newTimedWorld(t)
 	p.backs(t, 0)
 	p.wrap = nil // the store's own times
-	p.later(-p.now.Sub(time.Now()))
+	p.later(-time.Until(p.now))
 	dir := filepath.Join(p.vault, "probe")
 	noErr(t, os.MkdirAll(dir, 0o700))
 	var names []string

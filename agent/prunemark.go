@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,7 +46,14 @@ func (p *prune) survey(ctx context.Context) (err error) {
 	}
 	p.pages = p.s.pages(p.index)
 	p.live = index.NewLive(p.index.Members()...)
-	if err := p.count(ctx); err != nil {
+	err = p.count(ctx)
+	if isFinding(err) && p.over() {
+		// What is hurt may be of a point that ends now, and then it keeps nothing. But
+		// nothing is deleted before it ended.
+		p.late = true
+		err = p.countAgain(ctx, true)
+	}
+	if err != nil {
 		return err
 	}
 	p.known = make(map[chunk.ID]struct{}, len(p.use))
@@ -63,9 +71,15 @@ func (p *prune) recount(ctx context.Context) error {
 	if err := p.index.Refresh(ctx); err != nil {
 		return p.unsure(err)
 	}
-	// Marks go with a run that goes, and those of the pages that led to its chunks may
-	// stay: only a new walk marks all again.
-	return p.countAgain(ctx, p.live.Replace(p.index.Members()...))
+	return p.countAgain(ctx, p.stale(p.live.Replace(p.index.Members()...)))
+}
+
+// stale tells whether marks are wrong by now, so that only a new walk helps. They go
+// with a run that goes, while those of the pages that led to its chunks may stay. And
+// what another prune condemned meanwhile may be of a point that it ended: the marks
+// would look for what nobody needs any more, and may be gone.
+func (p *prune) stale(runGone bool) bool {
+	return runGone || p.s.vault.Log.State().Unusable() != p.lost
 }
 
 func (p *prune) countAgain(ctx context.Context, anew bool) error {
@@ -86,8 +100,8 @@ func (p *prune) catchUp(ctx context.Context) error {
 		return p.unsure(err)
 	}
 	members := p.index.Members()
-	if gone := p.live.Replace(members...); gone || p.s.vault.Log.State().Unusable() != p.lost {
-		return p.countAgain(ctx, gone)
+	if p.stale(p.live.Replace(members...)) {
+		return p.countAgain(ctx, true)
 	}
 	for _, m := range members {
 		for pk, err := range m.Run.Packs(ctx) {
@@ -101,7 +115,7 @@ func (p *prune) catchUp(ctx context.Context) error {
 	}
 	p.at = p.s.vault.Log.State().Used()
 	if err := p.mark(ctx, p.needs); err != nil {
-		return p.unsure(err)
+		return p.overtaken(ctx, err)
 	}
 	return nil
 }
@@ -137,13 +151,31 @@ func (p *prune) unsure(err error) error {
 func (p *prune) count(ctx context.Context) error {
 	st := p.s.vault.Log.State()
 	p.at, p.lost = st.Used(), st.Unusable()
-	if err := p.mark(ctx, nil); err != nil {
-		return p.unsure(err)
+	err := p.mark(ctx, nil)
+	if err == nil {
+		err = p.tally(ctx)
 	}
-	if err := p.tally(ctx); err != nil {
-		return p.unsure(err)
+	if err != nil {
+		return p.overtaken(ctx, err)
 	}
 	return nil
+}
+
+// overtaken counts again by a log that has grown meanwhile, where something was missed
+// that may have been of a point that another prune ended since. Else it says that
+// nothing was announced.
+func (p *prune) overtaken(ctx context.Context, missed error) error {
+	if errors.Is(missed, errHollow) {
+		return p.countAgain(ctx, true)
+	}
+	if !isFinding(missed) || p.s.refresh(ctx) != nil || p.s.vault.Log.State().Used() == p.at {
+		return p.unsure(missed)
+	}
+	if err := p.index.Refresh(ctx); err != nil {
+		return p.unsure(err)
+	}
+	// A page is marked before what it names, so that all has to be marked again.
+	return p.countAgain(ctx, true)
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read
@@ -178,34 +210,59 @@ func (p *prune) mark(ctx context.Context, fresh func(context.Context, chunk.ID) 
 			return err
 		},
 	}
-	for _, root := range p.roots() {
-		if err := w.Walk(ctx, root); err != nil {
-			return err
+	if err := p.markPoints(ctx, &w); err != nil {
+		return err
+	}
+	return p.markPartials(ctx, &w)
+}
+
+// markPoints marks all that the points need that were not purged, the soft-deleted
+// ones included.
+func (p *prune) markPoints(ctx context.Context, w *manifest.Walker) error {
+	for _, point := range p.s.vault.Log.State().Points() {
+		if _, gone := p.ended[point.Point.ID]; gone {
+			continue
+		}
+		for i := range point.Point.Sources {
+			src := &point.Point.Sources[i]
+			if src.Status == log.StatusFailed {
+				continue
+			}
+			if err := w.Walk(ctx, src.Root); err != nil {
+				return fmt.Errorf("point %s: %w", point.Point.ID, err)
+			}
 		}
 	}
 	return nil
 }
 
-// roots are the manifests that are to be kept: of all points that were not purged,
-// the soft-deleted ones included, and of unfinished jobs.
-func (p *prune) roots() (roots []chunk.ID) {
-	st := p.s.vault.Log.State()
-	for _, point := range st.Points() {
-		if _, gone := p.ended[point.Point.ID]; gone {
+// errHollow ends a mark that met a PARTIAL that leads to nothing.
+var errHollow = errors.New("an unfinished job's manifest is damaged")
+
+// markPartials marks what unfinished jobs need. Where that cannot be read the job has
+// nothing of it either: it looks for what it relies on when it commits, and stores
+// again what is gone. So no member can keep all others' space from being freed by
+// naming a manifest that is not there. What such a walk marked is of no use, and
+// worse: a page counts as walked whose chunks are not marked. All is marked anew.
+func (p *prune) markPartials(ctx context.Context, w *manifest.Walker) error {
+	before := len(p.hollow)
+	for _, part := range p.s.vault.Log.State().Partials() {
+		root := part.Source.Root
+		if _, hollow := p.hollow[root]; hollow || p.now.Sub(time.Unix(0, part.Time)) >= partialAge {
 			continue
 		}
-		for i := range point.Point.Sources {
-			if src := &point.Point.Sources[i]; src.Status != log.StatusFailed {
-				roots = append(roots, src.Root)
-			}
+		err := w.Walk(ctx, root)
+		if isFinding(err) {
+			p.hollow[root] = struct{}{}
+			p.s.log.Warn("pass over an unfinished job whose manifest is damaged", "entry", part.Entry.Seq, "err", err)
+		} else if err != nil {
+			return err
 		}
 	}
-	for _, part := range st.Partials() {
-		if p.now.Sub(time.Unix(0, part.Time)) < partialAge {
-			roots = append(roots, part.Source.Root)
-		}
+	if len(p.hollow) > before {
+		return errHollow
 	}
-	return roots
+	return nil
 }
 
 // present tells whether a pack may have the copy of a chunk that is kept: the log

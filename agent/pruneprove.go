@@ -13,7 +13,7 @@ import (
 
 // blindAtOnce bounds for how many packs without a readable directory the index is
 // gone through once, and with that the chunks of packs that are in memory.
-const blindAtOnce = 64
+const blindAtOnce = 8
 
 // prove reads, for each pack that is to be condemned though it has needed chunks, the
 // copies of them in other packs. What an index says of a copy is the word of the

@@ -138,6 +138,9 @@ func (p *prune) due() (packs, runs []chunk.ID) {
 // sweep says which packs and runs are deleted now, and deletes them. What an
 // earlier sweep said and did not come to is deleted too.
 func (p *prune) sweep(ctx context.Context) error {
+	if p.late {
+		return nil // purge does it
+	}
 	for {
 		more, err := p.append(ctx, func() log.Body {
 			packs, runs := p.due()

@@ -63,7 +63,11 @@ func (j *job) publish(ctx context.Context, partial bool) (log.Head, error) {
 	// The fence: build is called with the log as of the entry before, and its
 	// entry is created only if nothing came between.
 	entry, err := j.s.vault.Log.Append(ctx, j.s.machine.Key, func(st *log.State) (log.Body, error) {
-		if err := j.fence(st, point.Sources, point.Runs); err != nil {
+		err := j.fence(st, point.Sources, point.Runs)
+		if weaken := j.s.env.weaken; weaken != nil {
+			err = weaken(st, err)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if partial {

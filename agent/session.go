@@ -186,7 +186,7 @@ func (s *Session) openLog(ctx context.Context, c key.Config, slot *vault.Slot) (
 		return err
 	}
 	s.objects = s.cache.Over(s.backend)
-	o := vault.Options{Logger: s.log, Log: log.Options{
+	o := vault.Options{Logger: s.log, Rand: s.env.Rand, Log: log.Options{
 		Logger: s.log, Now: s.env.Clock, Rand: s.env.Rand, Sleep: s.env.Sleep, Sole: s.sole,
 	}}
 	if s.head, s.seen, err = s.home.Head(c.Vault); err != nil {
@@ -321,10 +321,7 @@ func (s *Session) setHead() error {
 
 // refresh reads the log up to its head.
 func (s *Session) refresh(ctx context.Context) error {
-	if err := s.vault.Log.Refresh(ctx); err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
-	return nil
+	return s.vault.Refresh(ctx)
 }
 
 func (s *Session) now() time.Time {

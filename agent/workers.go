@@ -18,6 +18,8 @@ const (
 	// segmentBytes is how much of small files' content goes into one segment:
 	// docs/decisions has what other sizes gave.
 	segmentBytes = 1 << 20
+	// firstSegment is what a reader's buffer begins with.
+	firstSegment = 64 << 10
 	// aloneBytes is the size from which a file has a record of its own.
 	aloneBytes = 256 << 10
 	// batchFiles bounds the files of one batch: many empty ones, say.
@@ -292,7 +294,8 @@ func (r *reader) flush() error {
 func (r *reader) room(n int) []byte {
 	end := len(r.segment)
 	if need := end + n; need > cap(r.segment) {
-		grown := make([]byte, end, max(need, segmentBytes+aloneBytes+512))
+		// It grows: a job that found little changed needs no buffer of a full segment.
+		grown := make([]byte, end, max(need, min(2*need, segmentBytes+aloneBytes+512), firstSegment))
 		copy(grown, r.segment)
 		r.segment = grown
 	}

@@ -90,6 +90,9 @@ func (o *Objects) file(name string) string {
 
 // Get implements part of [backend.Backend].
 func (o *Objects) Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error) {
+	if !mayKeep(name) {
+		return o.Backend.Get(ctx, name, off, length)
+	}
 	f, err := os.Open(o.file(name))
 	if err != nil {
 		// Missing, or not readable for whatever reason: the vault has it.
@@ -102,6 +105,12 @@ func (o *Objects) Get(ctx context.Context, name string, off, length int64) (io.R
 		io.Reader
 		io.Closer
 	}{io.NewSectionReader(f, off, length), f}, nil
+}
+
+// mayKeep tells whether objects of this name are ever copied: reading the log costs
+// no look for a copy.
+func mayKeep(name string) bool {
+	return strings.HasPrefix(name, "index/") || strings.HasPrefix(name, "packs/")
 }
 
 // Kept tells whether a local copy of an object is there.

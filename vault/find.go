@@ -110,8 +110,7 @@ func (x *Index) renew(ctx context.Context) bool {
 		x.skip--
 		return false
 	}
-	before := x.v.Log.Head()
-	if err := x.v.Log.Refresh(ctx); err != nil || x.v.Log.Head() == before && x.at == before {
+	if !x.moved(ctx) && x.at == x.v.Log.Head() {
 		x.pause = min(2*x.pause+1, maxRenewSkip)
 		x.skip = x.pause
 		return false

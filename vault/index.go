@@ -11,6 +11,7 @@ import (
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/internal/disk"
+	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
@@ -116,6 +117,9 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 		if !ok {
 			var err error
 			m, err = x.open(ctx, id, keep)
+			if (errors.Is(err, errMissing) || errors.Is(err, backend.ErrNotFound)) && x.moved(ctx) {
+				return x.refresh(ctx, keep) // it was merged into another, and deleted
+			}
 			if x.opts.Tolerant && errors.Is(err, key.ErrDamaged) {
 				x.v.logger.Warn("pass over index run", "run_id", id.Short(), "err", err)
 				passed = true
@@ -133,6 +137,12 @@ func (x *Index) refresh(ctx context.Context, keep bool) error {
 	x.reading = index.NewSet(nil, reading...)
 	x.dedupe = index.NewSet(x.v.Log.State().Usable, dedupe...)
 	return nil
+}
+
+// moved reads the log again and tells whether it has grown.
+func (x *Index) moved(ctx context.Context) bool {
+	before := x.v.Log.Head()
+	return x.v.Log.Refresh(ctx) == nil && x.v.Log.Head() != before
 }
 
 // open opens one run, from a copy where that is whole.

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -21,36 +20,39 @@ func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir str
 	copied func(name string, body io.ReaderAt, size int64)) (chunk.ID, error) {
 	st := v.Log.State()
 	keep := func(p chunk.ID) bool { return !st.Swept(p) }
-	id, _, err := storeRun(ctx, v.Backend, v.Ring, spoolDir, mergeOf(ctx, v.Ring, runs, keep), copied)
+	merged := mergeOf(ctx, v.Ring, runs, keep)
+	merged.random = v.random
+	id, _, err := storeRun(ctx, v.Backend, v.Ring, spoolDir, merged, copied)
 	return id, err
 }
 
 // runMaker makes the rows of an index run: once to write it, and once more to check
 // what was written.
 type runMaker struct {
-	write func(w io.Writer, id chunk.ID) (size int64, err error)
-	check func(*index.Run) error
+	write  func(w io.Writer, id chunk.ID) (size int64, err error)
+	check  func(*index.Run) error
+	random io.Reader // of its ID; nil: the system's
 }
 
 // runOf makes the run over the packs of dirs.
 func runOf(ctx context.Context, ring *key.Ring, dirs []pack.Directory) runMaker {
 	return runMaker{
-		func(w io.Writer, id chunk.ID) (int64, error) { return index.Write(w, ring, id, dirs) },
-		func(r *index.Run) error { return index.Check(ctx, r, dirs) },
+		write: func(w io.Writer, id chunk.ID) (int64, error) { return index.Write(w, ring, id, dirs) },
+		check: func(r *index.Run) error { return index.Check(ctx, r, dirs) },
 	}
 }
 
 // mergeOf makes the run of all that runs have of packs that keep accepts.
 func mergeOf(ctx context.Context, ring *key.Ring, runs []*index.Run, keep func(chunk.ID) bool) runMaker {
 	return runMaker{
-		func(w io.Writer, id chunk.ID) (int64, error) { return index.Merge(ctx, w, ring, id, runs, keep) },
-		func(r *index.Run) error { return index.CheckMerge(ctx, r, runs, keep) },
+		write: func(w io.Writer, id chunk.ID) (int64, error) { return index.Merge(ctx, w, ring, id, runs, keep) },
+		check: func(r *index.Run) error { return index.CheckMerge(ctx, r, runs, keep) },
 	}
 }
 
 // spoolRun writes a run to a spool under a fresh ID and checks it.
 func spoolRun(ctx context.Context, ring *key.Ring, dir string, m runMaker, cache *index.BlockCache) (*index.Run, *spool, error) {
-	id, err := pack.NewID(rand.Reader)
+	id, err := pack.NewID(m.random)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
@@ -75,7 +76,7 @@ func OldProbes(ctx context.Context, b backend.Backend, before time.Time) (old []
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", probePrefix, err)
 		}
-		if !info.Modified.IsZero() && info.Modified.Before(before) {
+		if strings.HasPrefix(info.Name, probePrefix) && !info.Modified.IsZero() && info.Modified.Before(before) {
 			old = append(old, info)
 		}
 	}

@@ -29,6 +29,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"github.com/tharsis-backup/tharsis/vault/backend"
@@ -61,6 +62,7 @@ type Vault struct {
 	Log     *log.Log
 
 	logger *slog.Logger
+	random io.Reader // nil: the system's
 }
 
 // ReadConfig reads a vault's config, unauthenticated, and its SHA-256. Without
@@ -163,6 +165,28 @@ type Options struct {
 	// means nobody; in a vault that is shared it is not asked.
 	Log    log.Options
 	Logger *slog.Logger
+	// Rand gives the IDs of packs and index runs; nil: the system's. It may be read by
+	// several goroutines at a time.
+	Rand io.Reader
+}
+
+// ErrLogDamaged is for a log that cannot be read to its end. What is behind the damage
+// may be anything, a deletion or a change of keys, so that nothing goes on.
+var ErrLogDamaged = errors.New("the vault's log is damaged")
+
+// Refresh reads the log up to its head.
+func (v *Vault) Refresh(ctx context.Context) error {
+	if err := v.Log.Refresh(ctx); err != nil {
+		return logError(err)
+	}
+	return nil
+}
+
+func logError(err error) error {
+	if errors.Is(err, key.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", ErrLogDamaged, err)
+	}
+	return fmt.Errorf("read log: %w", err)
 }
 
 // Open reads the log of the vault on b with its root key, and checks the config
@@ -180,9 +204,9 @@ func Open(ctx context.Context, b backend.Backend, root key.Root, slot *Slot, o O
 	} else if o.Log.Sole == nil {
 		o.Log.Sole = func(*log.State, log.Body) error { return ErrNotOwner }
 	}
-	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger}
+	v := &Vault{Backend: b, Config: c, Ring: key.NewRing(c.Vault, root), logger: o.Logger, random: o.Rand}
 	if v.Log, err = log.Open(ctx, b, v.Ring, o.Log); err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
+		return nil, logError(err)
 	}
 	genesis, _ := v.Log.State().Genesis()
 	if genesis.Config != hash {

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
@@ -53,6 +52,7 @@ type Writer struct {
 	opts    WriterOptions
 	ring    *key.Ring
 	backend backend.Backend
+	random  io.Reader
 	known   func(context.Context, chunk.ID) (bool, error)
 
 	ctx     context.Context // of the job; uploads that began are let through
@@ -91,7 +91,7 @@ func (v *Vault) NewWriter(ctx context.Context, known func(context.Context, chunk
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Writer{
-		opts: o, ring: v.Ring, backend: v.Backend, known: known, ctx: ctx, uploads: newUploads(),
+		opts: o, ring: v.Ring, backend: v.Backend, random: v.random, known: known, ctx: ctx, uploads: newUploads(),
 		claimed: make(map[chunk.ID]struct{}),
 		open:    make(map[uint8][]*openPack),
 		job:     newJobIndex(v.Ring, o.SpoolDir),
@@ -255,7 +255,7 @@ func (w *Writer) begin(typ uint8) (*openPack, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := pack.NewID(rand.Reader)
+	id, err := pack.NewID(w.random)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -389,6 +389,7 @@ func (w *Writer) WriteIndex(copied func(name string, body io.ReaderAt, size int6
 	if err != nil {
 		return chunk.ID{}, false, err
 	}
+	all.random = w.random
 	id, size, err := storeRun(w.ctx, w.backend, w.ring, w.opts.SpoolDir, all, copied)
 	if err != nil {
 		return chunk.ID{}, false, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tharsis-backup/tharsis/agent"
+	"github.com/tharsis-backup/tharsis/vault/key"
 )
 
 func (a *app) pruneCommand() *cobra.Command {
@@ -39,6 +41,9 @@ points, or whose clock may be wrong, asks for --confirm.`,
 			return a.withLock(c.Context(), func(s *agent.Session, r *reporter) error {
 				res, err := s.Prune(c.Context(), o)
 				r.done()
+				if errors.Is(err, key.ErrDamaged) {
+					err = withHint(err, "mend the index with agent repair; let a backup heal what is lost (agent verify --read-data --quarantine); or delete a point that is hurt for good (agent forget)")
+				}
 				if err != nil {
 					return err
 				}

@@ -72,6 +72,7 @@ var outcomes = []outcome{
 	{vault.ErrNotCreateOnly, exitError, "the vault was made for a store that never replaces objects; put it back on such a one, nothing was written"},
 	{agent.ErrShared, exitError, "there is nothing to take over"},
 	{stage.ErrSpoilt, exitError, "nothing of it was stored; test this machine's memory, then run the command again; it goes on where it stopped"},
+	{vault.ErrLogDamaged, exitError, "nothing was changed; put the log folder back from a copy of the vault, or get out what is there by tools/rescue/rescue.py --salvage"},
 	{key.ErrDamaged, exitError, "run: agent verify --read-data, to see what is damaged and which files it hurts"},
 	{agent.ErrDamaged, exitError, "what is not named above can still be restored"},
 	{agent.ErrConfirm, exitError, "if that is right: agent prune --confirm; agent prune --dry-run shows what would go"},

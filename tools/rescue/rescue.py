@@ -10,6 +10,9 @@ empty or not there yet; files get their full original paths below it. The passph
 comes from --passphrase-file or --recovery-key-file, from the environment variable THARSIS_PASSPHRASE,
 or is asked for. It never writes to the vault.
 
+With --salvage it goes on where config or the log is damaged or has holes, which else ends it: what
+lies behind is then taken for what it says, though something that changed it may be missing.
+
 Exit codes: 0 all whole, 1 error, 3 something is missing (each is named), 10 no vault there, 12 wrong
 passphrase or recovery key, 130 interrupted.
 
@@ -37,8 +40,9 @@ try:
     import argon2.low_level
     import zstandard
     from cryptography.exceptions import InvalidSignature, InvalidTag
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 except ImportError as missing:
     sys.exit(f"error: {missing}\nhint: apt-get install python3-cryptography python3-argon2 python3-zstandard")
 
@@ -291,14 +295,41 @@ def read_at(fd, offset, size, what):
 # ---- §4 config, §5 slots ----------------------------------------------------------------------
 
 
+def find_config(folder, report, salvage):
+    """The vault ID, and the hash of config; with salvage the ID that a slot has, and None, where config is damaged."""
+    if not folder.list("log", 16) and not folder.list("bundle", 16):
+        raise Failed(f"{show(folder.path)} holds no vault: it has no config, or its init never ended", 10)
+    slots = slot_vaults(folder) if salvage else []
+    try:
+        config = read_config(folder)
+        if not slots or config[0] in slots:
+            return config
+        raise Damaged("config: has another vault's ID than the key slots")
+    except Damaged as e:
+        if slots:
+            report.lost(f"{e}; the vault's ID is taken from a key slot")
+            return slots[0], None
+        if isinstance(e, Missing):
+            raise Failed(f"{show(folder.path)} holds no vault: it has no file config", 10) from None
+        raise
+
+
+def slot_vaults(folder):
+    """The vault IDs that the key slots have."""
+    found = []
+    for name in folder.list("keys", 32)[:MAX_SLOTS]:
+        try:
+            data = folder.read("keys/" + name, 4096)
+            check_header(data, 2, "slot")
+            found.append(data[23:39])
+        except Damaged:
+            continue
+    return found
+
+
 def read_config(folder):
     """The vault ID, and the hash of config that GENESIS has to name."""
-    try:
-        data = folder.read("config", 4096)
-    except Missing:
-        raise Failed(f"{show(folder.path)} holds no vault: it has no file config", 10) from None
-    if not folder.list("log", 16) and not folder.list("bundle", 16):
-        raise Failed(f"{show(folder.path)} holds no vault: its init never ended", 10)
+    data = folder.read("config", 4096)
     check_header(data, 1, "config")
     c = Fields(data, "config")
     c.take(6)
@@ -329,7 +360,7 @@ def recovery_key(text):
 
 
 def open_slot(data, slot_id, vault_id, secret, passphrase):
-    """The root key in a slot, or None if the secret is not the slot's."""
+    """The root key and the admin's seed in a slot, or None if the secret is not the slot's."""
     check_header(data, 2, "slot")
     c = Fields(data, "slot")
     c.take(6)
@@ -353,10 +384,10 @@ def open_slot(data, slot_id, vault_id, secret, passphrase):
     payload = open_box(AESGCM(both[:32]), box, data[:112], "slot")
     if kind == 2 and payload[64:] != bytes(32):
         raise c.bad("holds a recovery key")
-    return payload[:32]
+    return payload[:32], payload[32:64]
 
 
-def open_vault(folder, config, text, report):
+def open_vault(folder, config, text, report, salvage):
     """Finds the slot that the passphrase or recovery key opens; gives the keys and the log."""
     vault_id, config_hash = config
     secret = recovery_key(text)
@@ -367,13 +398,19 @@ def open_vault(folder, config, text, report):
     for name in folder.list("keys", 32)[:MAX_SLOTS]:
         try:
             data, slot_id = folder.read("keys/" + name, 4096), bytes.fromhex(name)
-            root = open_slot(data, slot_id, vault_id, secret, passphrase)
-            if root is None:
+            found = open_slot(data, slot_id, vault_id, secret, passphrase)
+            if found is None:
                 continue
+            root, seed = found
             # A killed init may have left a slot of another root key, under which the log does not open.
-            log = Log(folder, Keys(root, vault_id), report)
+            log = Log(folder, Keys(root, vault_id), report, seed if salvage else None)
             if log.config_hash != config_hash:
-                raise Damaged("config: is not the one that the log names")
+                trouble = Damaged("config: is not the one that the log names")
+                if not salvage:
+                    raise trouble
+                report.lost(str(trouble))
+            if salvage:
+                return log
             if log.slots.get(slot_id) == hashlib.sha256(data).digest():
                 return log
             report.damage(f"keys/{name}: is passed over: the log does not name it, or no longer")
@@ -430,19 +467,43 @@ class Point:
 class Log:
     """The replay of all entries: what the vault is, as far as a reader needs to know."""
 
-    def __init__(self, folder, keys, report):
+    def __init__(self, folder, keys, report, admin_seed=None):
+        """admin_seed is for salvage: it tells who the admin is where GENESIS is lost."""
         self.folder, self.keys, self.report = folder, keys, report
+        self.salvage = admin_seed is not None
         self.admin = self.config_hash = None
+        if self.salvage:
+            self.admin = Ed25519PrivateKey.from_private_bytes(admin_seed).public_key()
+            self.admin = self.admin.public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.machines = {}  # ID: public key
         self.points = {}  # ID: Point, in the order of the log
         self.runs, self.dead_runs = {}, set()  # the runs to read; those that can't be added any more
         self.slots = {}  # ID: hash
         self.head, previous = 0, ZERO_ID
-        while (found := self.next_entry(previous)) is not None:
-            data, entry = found
-            self.apply(entry)
-            self.head, previous = self.head + 1, hashlib.sha256(data).digest()
+        while True:
+            try:
+                found = self.next_entry(previous)
+                if found is None:
+                    break
+                data, entry = found
+                self.apply(entry)
+                self.head, previous = self.head + 1, hashlib.sha256(data).digest()
+            except Damaged as e:
+                behind = self.behind() if self.salvage else None
+                if behind is None:
+                    raise
+                report.lost(f"{e}; what entries {self.head} to {behind - 1} say is lost")
+                self.head, previous = behind, None
         self.head_hash = previous
+        if self.salvage and not (self.points or self.runs):
+            raise Damaged("the log has nothing that opens")
+
+    def behind(self):
+        """The number of the next entry that may be there; None if there is none."""
+        numbers = [int(n, 16) for n in self.folder.list("log", 16)]
+        numbers += [int(n, 16) * 256 + i for n in self.folder.list("bundle", 16) for i in range(256)]
+        # The end is behind the last.
+        return min((n for n in numbers + [n + 1 for n in numbers] if self.head < n < 1 << 64), default=None)
 
     def next_entry(self, previous):
         """Entry self.head and its object, from log/ or else from its bundle; None behind the end."""
@@ -487,7 +548,7 @@ class Log:
         e = Entry(c.uint(8), c.take(32), c.uint(1), c.i64(), c.take(16), c.take(32), c.take(c.uint(4)))
         signed, signature = c.data[: c.at], c.take(64)
         c.end()
-        if e.seq != self.head or e.previous != previous or len(e.body) > MIB:
+        if e.seq != self.head or previous not in (None, e.previous) or len(e.body) > MIB:
             raise c.bad("does not continue the entry before it")
         try:
             signed = b"tharsis/0/log-entry" + self.keys.vault_id + signed
@@ -511,6 +572,8 @@ class Log:
                 self.machines[machine] = key
         elif e.type in (COMMIT, PARTIAL):
             point = Point(c)
+            if self.salvage:
+                self.machines.setdefault(point.machine, e.writer)
             if self.machines.get(point.machine) == e.writer and not (e.type == COMMIT and point.id in self.points):
                 self.add_runs(point.runs)
                 if e.type == COMMIT:
@@ -1446,7 +1509,7 @@ def command_check(log, store, report, args):
                 except Damaged as e:
                     report.lost(f"{point.id.hex()[:12]} {show(source.path + b'/' + key.replace(bytes(1), b'/'))}: {e}")
         print(f"{point.id.hex()}  {'whole' if report.count == before else 'damaged'}")
-    print(f"head of the log: {log.head - 1} {log.head_hash.hex()}")
+    print(f"head of the log: {log.head - 1} {(log.head_hash or ZERO_ID).hex()}")
 
 
 def read_secret(args):
@@ -1479,6 +1542,7 @@ def parse(argv):
     options = Parser(add_help=False, allow_abbrev=False)
     options.add_argument("--passphrase-file", metavar="F", help="read the passphrase from this file")
     options.add_argument("--recovery-key-file", metavar="F", help="read the recovery key from this file")
+    options.add_argument("--salvage", action="store_true", help="go on behind what is damaged in config and the log")
     found, rest = options.parse_known_args(argv)  # they may stand anywhere
     parser = Parser(
         prog="rescue.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -1497,6 +1561,7 @@ def parse(argv):
     restore.add_argument("paths", nargs="*", metavar="PATH", help="an absolute path in the point; none: all")
     args = parser.parse_args(rest)
     args.passphrase_file, args.recovery_key_file = found.passphrase_file, found.recovery_key_file
+    args.salvage = found.salvage
     return args
 
 
@@ -1505,8 +1570,8 @@ def main(argv):
         args = parse(argv)
         report = Report(strict=args.command == "check")
         folder = Folder(args.vault)
-        config = read_config(folder)  # before a secret is asked for
-        log = open_vault(folder, config, read_secret(args), report)
+        config = find_config(folder, report, args.salvage)  # before a secret is asked for
+        log = open_vault(folder, config, read_secret(args), report, args.salvage)
         args.run(log, Store(folder, log.keys, [] if args.command == "points" else log.runs, report), report, args)
         sys.stdout.flush()
         return 3 if report.count else 0
@@ -1515,6 +1580,8 @@ def main(argv):
         return e.code
     except (Damaged, OSError, MemoryError, argon2.exceptions.Argon2Error) as e:
         say(f"error: {e}")
+        if isinstance(e, Damaged) and not args.salvage:
+            say("hint: --salvage goes on behind damage of config and the log")
         return 1
     except KeyboardInterrupt:
         say("interrupted")
