@@ -96,16 +96,20 @@ func (s *schedule) equip() {
 	}
 }
 
-// edit changes some files of a machine's source; the machines have much in common.
+// edit changes some files of a machine's source; the machines have much in common. Half
+// of the files are never gone, since a point without them would be a suspect.
 func (s *schedule) edit(m *scheduleMachine) {
 	next := faultTree{".": {kind: 'd', mode: 0o755, tick: 1}, "link": {kind: 'l', target: "f0", tick: 2}}
+	for i := range 4 {
+		next[fmt.Sprint("f", 4+i)] = faultNode{kind: 'f', data: scheduleText(i, 4000), mode: 0o644, tick: 3 + i}
+	}
 	maps.Copy(next, m.tree)
 	for range 1 + s.rng.IntN(4) {
 		name := fmt.Sprint("f", s.rng.IntN(8))
 		m.next++
 		switch s.rng.IntN(5) {
 		case 0:
-			delete(next, name)
+			delete(next, fmt.Sprint("f", s.rng.IntN(4)))
 		case 1, 2: // what the other one may have too
 			next[name] = faultNode{kind: 'f', data: scheduleText(s.rng.IntN(6), 4000), mode: 0o644, tick: 10 + m.next}
 		default:
@@ -126,33 +130,66 @@ func scheduleText(seed, n int) string {
 // errTimeout is what a store gives that did not answer in time.
 var errTimeout = fmt.Errorf("the store: %w", os.ErrDeadlineExceeded)
 
-// scheduleFaults are what can go wrong with an operation.
-func scheduleFaults(rng *rand.Rand) []fault.Action {
-	return []fault.Action{
-		fault.Fail(nil), fault.Fail(errTimeout), fault.Kill(nil),
-		fault.ShortRead(rng.Int64N(40), nil), fault.ShortRead(rng.Int64N(400), fault.ErrInjected), fault.WrongObject(""), fault.WrongObject(""),
-		fault.DuplicatePut(), fault.EmptyList(), fault.PartialList(rng.IntN(4)), fault.StaleList(rng.IntN(60)),
-	}
+// scheduleFault is what can go wrong with an operation of a kind.
+type scheduleFault struct {
+	kind   fault.Kind
+	after  bool
+	action fault.Action
 }
+
+func scheduleFaults(rng *rand.Rand) (all []scheduleFault) {
+	for _, after := range []bool{false, true} {
+		for _, kind := range []fault.Kind{fault.Put, fault.Delete, fault.Get, fault.List} {
+			for _, a := range []fault.Action{fault.Fail(nil), fault.Fail(errTimeout), fault.Kill(nil)} {
+				all = append(all, scheduleFault{kind, after, a})
+			}
+		}
+	}
+	for _, a := range []fault.Action{
+		fault.ShortRead(rng.Int64N(40), nil), fault.ShortRead(rng.Int64N(400), fault.ErrInjected), fault.WrongObject(""), fault.WrongObject(""),
+	} {
+		all = append(all, scheduleFault{fault.Get, false, a})
+	}
+	for _, a := range []fault.Action{fault.EmptyList(), fault.PartialList(rng.IntN(4)), fault.StaleList(rng.IntN(60))} {
+		all = append(all, scheduleFault{fault.List, false, a})
+	}
+	return append(all, scheduleFault{fault.Put, false, fault.DuplicatePut()})
+}
+
+// scheduleReach is about how many operations of a kind a command has.
+var scheduleReach = map[fault.Kind]int{fault.Put: 8, fault.Delete: 6, fault.Get: 30, fault.List: 5}
 
 // plan is what goes wrong in one command: nothing, one thing, or many.
 func (s *schedule) plan() fault.Plan {
-	actions := scheduleFaults(s.rng)
-	only, after, one := s.rng.IntN(60), s.rng.IntN(3) == 0, actions[s.rng.IntN(len(actions))]
+	all := scheduleFaults(s.rng)
+	kind := []fault.Kind{fault.Put, fault.Put, fault.Put, fault.Delete, fault.Get, fault.Get, fault.List}[s.rng.IntN(7)]
+	some := slices.DeleteFunc(slices.Clone(all), func(f scheduleFault) bool { return f.kind != kind })
+	one := some[s.rng.IntN(len(some))]
+	left := s.rng.IntN(scheduleReach[one.kind])
 	seed, share := s.rng.Uint64(), 0.01+0.1*s.rng.Float64()
 	switch s.rng.IntN(4) {
 	case 0:
 		return nil
 	case 1, 2:
-		return s.noted(func(op fault.Op) (fault.Action, bool) { return one, op.N == only && op.After == after })
+		return s.noted(func(op fault.Op) (fault.Action, bool) {
+			if op.Kind != one.kind || op.After != one.after {
+				return fault.Action{}, false
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			left--
+			return one.action, left == -1
+		})
 	}
+	all = slices.DeleteFunc(all, func(f scheduleFault) bool { return fmt.Sprint(f.action) == fmt.Sprint(fault.Kill(nil)) })
 	return s.noted(func(op fault.Op) (fault.Action, bool) {
 		moment := uint64(op.N) << 1
 		if op.After {
 			moment++
 		}
 		rng := rand.New(rand.NewPCG(seed, moment))
-		return actions[rng.IntN(len(actions))], rng.Float64() < share
+		f := all[rng.IntN(len(all))]
+		return f.action, f.kind == op.Kind && f.after == op.After && rng.Float64() < 4*share
 	})
 }
 
@@ -173,11 +210,22 @@ func (s *schedule) noted(plan func(fault.Op) (fault.Action, bool)) fault.Plan {
 	}
 }
 
+// scheduleSteps are how much later it is with the next command: what counts are the
+// graces of 72 hours and the period of 14 days.
+var scheduleSteps = []time.Duration{
+	0, time.Hour, 25 * time.Hour, 73 * time.Hour, 73 * time.Hour, 73 * time.Hour, 10 * 24 * time.Hour, 15 * 24 * time.Hour,
+}
+
 // run runs one random command, and compares what the vault then is with what it must be.
 func (s *schedule) run(ctx context.Context) error {
-	s.late += []time.Duration{0, time.Hour, time.Hour, 25 * time.Hour, 4 * 24 * time.Hour, 16 * 24 * time.Hour}[s.rng.IntN(6)]
+	s.late += scheduleSteps[s.rng.IntN(len(scheduleSteps))]
 	n := s.rng.IntN(2)
 	m := s.machines[n]
+	if s.rng.IntN(4) == 0 {
+		if err := wipeCache(m.w); err != nil {
+			return err
+		}
+	}
 	commands := []func(context.Context, int) (string, func(error) error, error){
 		s.backups, s.backups, s.backups, s.forgets, s.forgets, s.undeletes, s.prunes, s.prunes, s.prunes, s.restores, s.repairs, s.checks,
 	}
@@ -420,21 +468,21 @@ func (s *schedule) ends(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.whole(ctx); err != nil {
-		return err
-	}
 	e := &faultEnd{t: s.t}
-	for range 5 {
-		s.late += 8 * 24 * time.Hour
+	for i, after := range []time.Duration{0, 73 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
+		s.late += after
 		if _, err := e.prune(ctx, s.machines[0].w, PruneOptions{Confirm: true}); err != nil {
 			return fmt.Errorf("one of the last prunes: %w", err)
 		}
-	}
-	if err := s.look(ctx, 0, "prune"); err != nil {
-		return err
-	}
-	if err := s.whole(ctx); err != nil {
-		return fmt.Errorf("after the last prune: %w", err)
+		if i != 1 && i != 5 {
+			continue
+		}
+		if err := s.look(ctx, 0, "prune"); err != nil {
+			return err
+		}
+		if err := s.whole(ctx); err != nil {
+			return fmt.Errorf("after the last prunes: %w", err)
+		}
 	}
 	e.live = map[string]int{}
 	for id, p := range s.points {
