@@ -10,7 +10,6 @@ import (
 	"github.com/tharsis-backup/tharsis/cache/journal"
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
-	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -61,7 +60,7 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 // movedOn tells whether what looks like damage may be the work of a prune, of which the
 // log that an attempt began with did not tell yet.
 func (s *Session) movedOn(ctx context.Context, err error, began log.Head) bool {
-	if !errors.Is(err, key.ErrDamaged) || s.salvage || s.refresh(ctx) != nil {
+	if !isFinding(err) || s.salvage || s.refresh(ctx) != nil {
 		return false
 	}
 	return s.vault.Log.Head() != began

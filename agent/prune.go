@@ -28,6 +28,10 @@ const sweepGrace = 72 * time.Hour
 // the log while it counted. Each time costs what they wrote, not what there is.
 const maxMoved = 100
 
+// maxOvertaken bounds how often a prune starts over since what it missed may have been
+// of a point that another prune ended meanwhile.
+const maxOvertaken = 5
+
 // errMoved ends an append whose log is not the one that was counted by.
 var errMoved = errors.New("other machines write to the vault all the time; try again later")
 
@@ -96,10 +100,23 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := &prune{s: s, o: o, now: s.now(), moved: map[chunk.ID]struct{}{}, written: map[chunk.ID]struct{}{}, proven: map[chunk.ID]struct{}{}}
-	err := p.run(ctx)
-	p.res.Duration = s.now().Sub(p.now)
-	return p.res, err
+	begun := s.now()
+	var res PruneResult
+	for try := 0; ; try++ {
+		head := s.vault.Log.Head()
+		p := &prune{
+			s: s, o: o, res: res, now: s.now(),
+			moved: map[chunk.ID]struct{}{}, written: map[chunk.ID]struct{}{}, proven: map[chunk.ID]struct{}{},
+		}
+		err := p.run(ctx)
+		res = p.res
+		if s.movedOn(ctx, err, head) && try < maxOvertaken {
+			s.log.Warn("start over with a newer log", "reason", err)
+			continue
+		}
+		res.Duration = s.now().Sub(begun)
+		return res, err
+	}
 }
 
 func (p *prune) run(ctx context.Context) error {
