@@ -186,10 +186,11 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 		j.sources = append(j.sources, j.newSource(i, p))
 	}
 	j.writer = j.s.vault.NewWriter(ctx, j.known, vault.WriterOptions{
-		SpoolDir: j.s.cache.SpoolDir(),
-		Stored:   j.stored,
-		Copied:   j.s.keepCopy,
-		Log:      j.s.log,
+		SpoolDir:  j.s.cache.SpoolDir(),
+		Stored:    j.stored,
+		Copied:    j.s.keepCopy,
+		Log:       j.s.log,
+		PackBytes: uint64(j.s.env.sized(pack.DefaultTarget)),
 	})
 	if err := j.loadOverlay(ctx); err != nil {
 		return err

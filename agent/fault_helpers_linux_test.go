@@ -78,7 +78,8 @@ type faultWorld struct {
 	partial     time.Duration
 	clock       func() time.Time // nil for faultClock
 	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
-	sleep func(context.Context, time.Duration) error
+	sleep  func(context.Context, time.Duration) error
+	shrink int // for Environment.shrink
 }
 
 // faultClock ticks a millisecond each time it is asked, from a time that lies
@@ -106,7 +107,7 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep, shrink: w.shrink,
 		Secret: func(context.Context) (string, error) { return secret, nil },
 	}
 	if e.Sleep == nil {

@@ -127,10 +127,10 @@ func (j *job) enqueue(ctx context.Context, src *sourceJob, it *source.Item, b *b
 		o.dirs++
 	}
 	o.files = append(o.files, t)
-	if t.entry.Size < aloneBytes {
+	if t.entry.Size < uint64(j.s.env.sized(aloneBytes)) {
 		o.bytes += t.entry.Size
 	}
-	if o.bytes >= segmentBytes || len(o.files) >= batchFiles || o.dirs >= batchDirs {
+	if o.bytes >= uint64(j.s.env.sized(segmentBytes)) || len(o.files) >= batchFiles || o.dirs >= batchDirs {
 		return j.flushBatch(ctx)
 	}
 	return nil
@@ -268,13 +268,13 @@ func (r *reader) add(n int) (manifest.Extent, error) {
 		r.segment = r.segment[:end-n]
 		return x, nil
 	}
-	if n >= aloneBytes {
+	if n >= r.w.j.s.env.sized(aloneBytes) {
 		err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment[end-n:], []pack.Chunk{{ID: id, Length: uint32(n)}})
 		r.segment = r.segment[:end-n]
 		return x, err
 	}
 	r.chunks = append(r.chunks, pack.Chunk{ID: id, Length: uint32(n)})
-	if len(r.segment) >= segmentBytes {
+	if len(r.segment) >= r.w.j.s.env.sized(segmentBytes) {
 		return x, r.flush()
 	}
 	return x, nil
