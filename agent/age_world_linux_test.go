@@ -284,17 +284,6 @@ type agePoint struct {
 	versions []uint32
 }
 
-// agePurged leaves the points out that the vault says are purged.
-func (m *ageMachine) agePurged(points []agePoint) []agePoint {
-	all, err := m.points(m.w.t.Context())
-	noErr(m.w.t, err)
-	there := map[string]bool{}
-	for _, p := range all {
-		there[p.ID.String()] = true
-	}
-	return slices.DeleteFunc(points, func(p agePoint) bool { return !there[p.id] })
-}
-
 // someOf chooses about n of all, the first and the last among them.
 func someOf[T any](all []T, n int) (some []T) {
 	chosen := map[int]bool{}

@@ -26,7 +26,7 @@ const (
 )
 
 // A vault grows old. A machine backs up each hour what has changed, which is a
-// hundredth of its files, mostly of those that change all the time. What a policy does
+// hundredth of its files. What a policy does
 // not keep is deleted each day, and a prune follows, unasked. A point is held and let
 // go; half-way the passphrase is lost, and the recovery key gives another one.
 //
@@ -48,19 +48,10 @@ func TestYear(t *testing.T) {
 	w := newAgeWorld(t, shrink)
 	m := w.machine("box", ageFiles, 2<<20/shrink)
 	y := &ageYear{t: t, m: m, r: rand.New(rand.NewPCG(1, 0x79656172)), held: map[string]bool{}, perDay: int(24 * time.Hour / every)}
-	y.backup()
+	noErr(t, m.session(t.Context(), true, y.backup))
 	first := m.restored(y.points[0].id, y.points[0].versions)
 	for day := range days {
-		// As timers do it, not at the same minute each day.
-		at := y.r.IntN(y.perDay)
-		for i := range y.perDay {
-			w.pass(every)
-			y.work()
-			y.backup()
-			if i == at {
-				y.reclaim()
-			}
-		}
+		y.day(every)
 		switch day {
 		case days / 3:
 			y.hold(len(y.points) - 3)
@@ -101,16 +92,33 @@ type ageYear struct {
 	last   ageState
 }
 
-// work edits a hundredth of the files: nine tenths of the edits go to one tenth of
-// the files, as people work.
+// day is a day of a machine whose agent goes on running.
+func (y *ageYear) day(every time.Duration) {
+	noErr(y.t, y.m.session(y.t.Context(), true, func(s *Session) error {
+		at := y.r.IntN(y.perDay) // timers are not at the same minute each day
+		for i := range y.perDay {
+			y.m.w.pass(every)
+			y.work()
+			if err := y.backup(s); err != nil {
+				return err
+			}
+			if i != at {
+				continue
+			}
+			if err := y.reclaim(s); err != nil {
+				return err
+			}
+			y.judge()
+		}
+		return nil
+	}))
+}
+
+// work edits a hundredth of the files.
 func (y *ageYear) work() {
 	chosen := map[int]bool{}
 	for len(chosen) < y.m.files/100 {
-		i := y.r.IntN(y.m.files)
-		if y.r.IntN(10) > 0 {
-			i = i / 10 * 10
-		}
-		chosen[i] = true
+		chosen[y.r.IntN(y.m.files)] = true
 	}
 	for i := range y.m.files {
 		if chosen[i] {
@@ -119,41 +127,36 @@ func (y *ageYear) work() {
 	}
 }
 
-func (y *ageYear) backup() {
-	res, err := y.m.backup(y.t.Context(), y.m.src)
-	noErr(y.t, err)
+func (y *ageYear) backup(s *Session) error {
+	res, err := s.Backup(y.t.Context(), BackupOptions{Paths: []string{y.m.src}})
 	y.made++
 	y.points = append(y.points, agePoint{res.Point, y.m.w.clock(), slices.Clone(y.m.versions)})
+	return err
 }
 
 // reclaim deletes what the policy does not keep, and prunes, as a timer does it.
-func (y *ageYear) reclaim() {
+func (y *ageYear) reclaim(s *Session) error {
 	ctx := y.t.Context()
 	keep := ageKeep(y.points)
-	deleted := map[string]bool{}
-	all, err := y.m.faultWorld.points(ctx)
-	noErr(y.t, err)
-	for _, p := range all {
-		deleted[p.ID.String()] = p.Deleted
-	}
 	var forget []string
-	for _, p := range y.points {
-		if !keep[p.id] && !y.held[p.id] && !deleted[p.id] {
-			forget = append(forget, p.id)
+	for _, p := range s.vault.Log.State().Points() {
+		if id := p.Point.ID.String(); !keep[id] && !p.Held && p.Forgotten == 0 {
+			forget = append(forget, id)
 		}
 	}
-	noErr(y.t, y.m.session(ctx, true, func(s *Session) error {
-		if len(forget) > 0 {
-			if _, err := s.Forget(ctx, forget, ForgetOptions{}); err != nil {
-				return err
-			}
+	if len(forget) > 0 {
+		if _, err := s.Forget(ctx, forget, ForgetOptions{}); err != nil {
+			return err
 		}
-		res, err := s.Prune(ctx, PruneOptions{})
-		y.last.Live = res.LiveBytes
-		return err
-	}))
-	y.points = y.m.agePurged(y.points)
-	y.judge()
+	}
+	res, err := s.Prune(ctx, PruneOptions{})
+	y.last.Live = res.LiveBytes
+	there := map[string]bool{}
+	for _, p := range s.vault.Log.State().Points() {
+		there[p.Point.ID.String()] = true
+	}
+	y.points = slices.DeleteFunc(y.points, func(p agePoint) bool { return !there[p.id] })
+	return err
 }
 
 // ageState is what a vault holds, and what is in it.
