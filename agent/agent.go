@@ -93,8 +93,15 @@ type Environment struct {
 	// one loses. Nil everywhere else.
 	weaken func(st *log.State, verdict error) error
 
+	// shrink divides the sizes of packs and of what is grouped in them, for tests by which
+	// a small vault fares like a large one. 0 everywhere else.
+	shrink int
+
 	hook source.Hook // for tests: told of each step of reading sources
 }
+
+// sized is a size of packs or records, as [Environment] has it.
+func (e *Environment) sized(bytes int) int { return bytes / max(e.shrink, 1) }
 
 // partialEvery is how often a long job makes what it has stored part of the vault.
 func (e *Environment) partialEvery() time.Duration {

@@ -10,7 +10,6 @@ import (
 	"github.com/tharsis-backup/tharsis/cache/journal"
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/vault"
-	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -68,7 +67,7 @@ func (s *Session) Backup(ctx context.Context, o BackupOptions) (BackupResult, er
 // movedOn tells whether what looks like damage may be the work of a prune, of which the
 // log that an attempt began with did not tell yet.
 func (s *Session) movedOn(ctx context.Context, err error, began log.Head) bool {
-	if !errors.Is(err, key.ErrDamaged) || s.salvage || s.refresh(ctx) != nil {
+	if !isFinding(err) || s.salvage || s.refresh(ctx) != nil {
 		return false
 	}
 	return s.vault.Log.Head() != began
@@ -194,10 +193,11 @@ func (j *job) open(ctx context.Context, paths []string) (err error) {
 		j.sources = append(j.sources, j.newSource(i, p))
 	}
 	j.writer = j.s.vault.NewWriter(ctx, j.known, vault.WriterOptions{
-		SpoolDir: j.s.cache.SpoolDir(),
-		Stored:   j.stored,
-		Copied:   j.s.keepCopy,
-		Log:      j.s.log,
+		SpoolDir:  j.s.cache.SpoolDir(),
+		Stored:    j.stored,
+		Copied:    j.s.keepCopy,
+		Log:       j.s.log,
+		PackBytes: uint64(j.s.env.sized(pack.DefaultTarget)),
 	})
 	if err := j.loadOverlay(ctx); err != nil {
 		return err

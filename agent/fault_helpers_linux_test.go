@@ -81,7 +81,8 @@ type faultWorld struct {
 	clock       func() time.Time // nil for faultClock
 	rand        io.Reader        // nil for the system's
 	// sleep stands for waiting; nil: as long as it takes, and 10 ms at most.
-	sleep func(context.Context, time.Duration) error
+	sleep  func(context.Context, time.Duration) error
+	shrink int // for Environment.shrink
 }
 
 // faultClock ticks a millisecond each time it is asked, from a time that lies
@@ -109,7 +110,7 @@ func (w *faultWorld) env() Environment {
 		clock = faultClock
 	}
 	e := Environment{
-		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep, Rand: w.rand,
+		Clock: clock, Host: host, Hardware: "hw-" + host, Wrap: w.wrap, PartialEvery: w.partial, Sleep: w.sleep, Rand: w.rand, shrink: w.shrink,
 		Secret: func(context.Context) (string, error) { return secret, nil },
 	}
 	if e.Sleep == nil {

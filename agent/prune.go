@@ -28,6 +28,10 @@ const sweepGrace = 72 * time.Hour
 // the log while it counted. Each time costs what they wrote, not what there is.
 const maxMoved = 100
 
+// maxOvertaken bounds how often a prune starts over since what it missed may have been
+// of a point that another prune ended meanwhile.
+const maxOvertaken = 5
+
 // errMoved ends an append whose log is not the one that was counted by.
 var errMoved = errors.New("other machines write to the vault all the time; try again later")
 
@@ -98,10 +102,21 @@ type prune struct {
 // that would say of a pack that it goes is only written while the log is still the
 // one by which nothing needed it.
 func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
-	p := s.newPrune(o)
-	err := p.run(ctx)
-	p.res.Duration = s.now().Sub(p.now)
-	return p.res, err
+	begun := s.now()
+	var res PruneResult
+	for try := 0; ; try++ {
+		head := s.vault.Log.Head()
+		p := s.newPrune(o)
+		p.res = res
+		err := p.run(ctx)
+		res = p.res
+		if s.movedOn(ctx, err, head) && try < maxOvertaken {
+			s.log.Warn("start over with a newer log", "reason", err)
+			continue
+		}
+		res.Duration = s.now().Sub(begun)
+		return res, err
+	}
 }
 
 func (s *Session) newPrune(o PruneOptions) *prune {

@@ -71,15 +71,9 @@ func (p *prune) recount(ctx context.Context) error {
 	if err := p.index.Refresh(ctx); err != nil {
 		return p.unsure(err)
 	}
-	return p.countAgain(ctx, p.stale(p.live.Replace(p.index.Members()...)))
-}
-
-// stale tells whether marks are wrong by now, so that only a new walk helps. They go
-// with a run that goes, while those of the pages that led to its chunks may stay. And
-// what another prune condemned meanwhile may be of a point that it ended: the marks
-// would look for what nobody needs any more, and may be gone.
-func (p *prune) stale(runGone bool) bool {
-	return runGone || p.s.vault.Log.State().Unusable() != p.lost
+	// Marks go with a run that goes, and those of the pages that led to its chunks may
+	// stay: only a new walk marks all again.
+	return p.countAgain(ctx, p.live.Replace(p.index.Members()...))
 }
 
 func (p *prune) countAgain(ctx context.Context, anew bool) error {
@@ -100,8 +94,8 @@ func (p *prune) catchUp(ctx context.Context) error {
 		return p.unsure(err)
 	}
 	members := p.index.Members()
-	if p.stale(p.live.Replace(members...)) {
-		return p.countAgain(ctx, true)
+	if gone := p.live.Replace(members...); gone || p.s.vault.Log.State().Unusable() != p.lost {
+		return p.countAgain(ctx, gone)
 	}
 	for _, m := range members {
 		for pk, err := range m.Run.Packs(ctx) {
@@ -115,7 +109,7 @@ func (p *prune) catchUp(ctx context.Context) error {
 	}
 	p.at = p.s.vault.Log.State().Used()
 	if err := p.mark(ctx, p.needs); err != nil {
-		return p.overtaken(ctx, err)
+		return p.missed(ctx, err)
 	}
 	return nil
 }
@@ -151,31 +145,22 @@ func (p *prune) unsure(err error) error {
 func (p *prune) count(ctx context.Context) error {
 	st := p.s.vault.Log.State()
 	p.at, p.lost = st.Used(), st.Unusable()
-	err := p.mark(ctx, nil)
-	if err == nil {
-		err = p.tally(ctx)
+	if err := p.mark(ctx, nil); err != nil {
+		return p.missed(ctx, err)
 	}
-	if err != nil {
-		return p.overtaken(ctx, err)
+	if err := p.tally(ctx); err != nil {
+		return p.unsure(err)
 	}
 	return nil
 }
 
-// overtaken counts again by a log that has grown meanwhile, where something was missed
-// that may have been of a point that another prune ended since. Else it says that
-// nothing was announced.
-func (p *prune) overtaken(ctx context.Context, missed error) error {
-	if errors.Is(missed, errHollow) {
+// missed is what comes of an error of marking: all is marked anew without the unfinished
+// jobs that lead to nothing, or nothing is announced.
+func (p *prune) missed(ctx context.Context, err error) error {
+	if errors.Is(err, errHollow) {
 		return p.countAgain(ctx, true)
 	}
-	if !isFinding(missed) || p.s.refresh(ctx) != nil || p.s.vault.Log.State().Used() == p.at {
-		return p.unsure(missed)
-	}
-	if err := p.index.Refresh(ctx); err != nil {
-		return p.unsure(err)
-	}
-	// A page is marked before what it names, so that all has to be marked again.
-	return p.countAgain(ctx, true)
+	return p.unsure(err)
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read

@@ -73,16 +73,16 @@ func (p *prune) noRoom() {
 // those of which the least is needed, as far as MaxRepack goes.
 func (p *prune) candidates() map[chunk.ID]struct{} {
 	st := p.s.vault.Log.State()
-	small := map[uint8]int{}
+	small, isSmall := map[uint8]int{}, uint64(p.s.env.sized(smallPack))
 	for _, u := range p.use {
-		if u.live > 0 && u.length < smallPack {
+		if u.live > 0 && u.length < isSmall {
 			small[u.typ]++
 		}
 	}
 	var ids []chunk.ID
 	for id, u := range p.use {
 		mostlyDead := 2*u.live < u.total
-		if u.last && !st.Swept(id) || u.live > 0 && st.Usable(id) && (mostlyDead || u.length < smallPack && small[u.typ] >= manySmall) {
+		if u.last && !st.Swept(id) || u.live > 0 && st.Usable(id) && (mostlyDead || u.length < isSmall && small[u.typ] >= manySmall) {
 			ids = append(ids, id)
 		}
 	}
@@ -134,7 +134,7 @@ func (p *prune) newRepacker(ctx context.Context, from map[chunk.ID]struct{}) (r 
 	never := func(context.Context, chunk.ID) (bool, error) { return false, nil }
 	r.w = p.s.vault.NewWriter(ctx, never, vault.WriterOptions{
 		SpoolDir: p.s.cache.SpoolDir(), Copied: p.s.keepCopy, Log: p.s.log,
-		Stored: r.stored,
+		Stored: r.stored, PackBytes: uint64(p.s.env.sized(pack.DefaultTarget)),
 	})
 	return r, nil
 }
@@ -269,14 +269,14 @@ func (r *repacker) spoil(id chunk.ID, err error) {
 // add stores a chunk, small ones grouped.
 func (r *repacker) add(ctx context.Context, typ uint8, id chunk.ID, data []byte) error {
 	c := pack.Chunk{ID: id, Length: uint32(len(data))}
-	if typ == key.TypeManifestPack || len(data) >= aloneBytes {
+	if typ == key.TypeManifestPack || len(data) >= r.p.s.env.sized(aloneBytes) {
 		if err := r.w.AddRecord(ctx, r.ws, typ, data, []pack.Chunk{c}); err != nil {
 			return err
 		}
 		return r.publishSome(ctx)
 	}
 	r.segment = append(r.segment, data...)
-	if r.chunks = append(r.chunks, c); len(r.segment) < segmentBytes {
+	if r.chunks = append(r.chunks, c); len(r.segment) < r.p.s.env.sized(segmentBytes) {
 		return nil
 	}
 	if err := r.flush(ctx); err != nil {

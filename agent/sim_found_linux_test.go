@@ -91,6 +91,32 @@ seed 1767 machines 4
 0 sleep 21800
 3 go:end 0
 `},
+	{"a prune wrote packs anew in the order of a point that two other ones had ended meanwhile", `
+seed 2475 machines 7
+4 backup 85
+4 go:end 0
+3 prune 60
+3 go:write 0
+3 go:round 0
+2 forget 36
+6 backup 16
+5 forget 493
+5 go:end 0
+0 sleep 21600
+5 prune 3
+5 go:end 0
+0 sleep 4440
+5 prune 1
+5 go:end 0
+6 go:end 0
+3 go:log 0
+2 go:end 0
+0 sleep 21600
+2 prune 3
+2 go:end 0
+0 sleep 4440
+2 prune 2
+`},
 }
 
 func TestSimulatorFound(t *testing.T) {

@@ -22,6 +22,10 @@ const (
 	firstSegment = 64 << 10
 	// aloneBytes is the size from which a file has a record of its own.
 	aloneBytes = 256 << 10
+	// batchBytes bounds the content of one batch: files that have a record of their own
+	// are not to wait for each other while other readers have nothing to do, and what
+	// is handed out must be stored before a long job can make it a part of the vault.
+	batchBytes = 16 << 20
 	// batchFiles bounds the files of one batch: many empty ones, say.
 	batchFiles = 2048
 	// batchDirs bounds the folders that a batch's files lie in, and with it the
@@ -47,6 +51,7 @@ type fileTask struct {
 // batch is a run of small files in walk order, or one large file.
 type batch struct {
 	files []fileTask
+	small uint64 // bytes of the files that share a record
 	bytes uint64
 	dirs  int
 }
@@ -127,13 +132,20 @@ func (j *job) enqueue(ctx context.Context, src *sourceJob, it *source.Item, b *b
 		o.dirs++
 	}
 	o.files = append(o.files, t)
-	if t.entry.Size < aloneBytes {
-		o.bytes += t.entry.Size
+	if t.entry.Size < uint64(j.s.env.sized(aloneBytes)) {
+		o.small += t.entry.Size
 	}
-	if o.bytes >= segmentBytes || len(o.files) >= batchFiles || o.dirs >= batchDirs {
+	o.bytes += t.entry.Size
+	if o.full(&j.s.env) {
 		return j.flushBatch(ctx)
 	}
 	return nil
+}
+
+// full tells whether a batch takes no more files.
+func (o *batch) full(e *Environment) bool {
+	return o.small >= uint64(e.sized(segmentBytes)) || o.bytes >= uint64(e.sized(batchBytes)) ||
+		len(o.files) >= batchFiles || o.dirs >= batchDirs
 }
 
 // count adds a file that is not carried over to the job's figures.
@@ -268,13 +280,13 @@ func (r *reader) add(n int) (manifest.Extent, error) {
 		r.segment = r.segment[:end-n]
 		return x, nil
 	}
-	if n >= aloneBytes {
+	if n >= r.w.j.s.env.sized(aloneBytes) {
 		err := r.w.j.writer.AddRecord(r.w.ctx, r.ws, key.TypeDataPack, r.segment[end-n:], []pack.Chunk{c})
 		r.segment = r.segment[:end-n]
 		return x, err
 	}
 	r.chunks = append(r.chunks, c)
-	if len(r.segment) >= segmentBytes {
+	if len(r.segment) >= r.w.j.s.env.sized(segmentBytes) {
 		return x, r.flush()
 	}
 	return x, nil
