@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,16 +18,9 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
-const (
-	// smallPack is the length below which a pack is written anew together with
-	// others, once there are manySmall of its type: each job leaves one or two,
-	// and a store of many small objects is slow to list, to check and to move.
-	smallPack = 2 << 20
-	manySmall = 64
-	// publishBytes is after how much a repack makes what it wrote part of the vault,
-	// so that one that is killed has not worked in vain.
-	publishBytes = 1 << 30
-)
+// publishBytes is after how much a repack makes what it wrote part of the vault, so
+// that one that is killed has not worked in vain.
+const publishBytes = 1 << 30
 
 // repack writes the needed rest of packs anew of which most is dead, so that they
 // can be condemned, and what only packs still have that are on their way out. The
@@ -67,43 +59,6 @@ func (p *prune) repack(ctx context.Context) error {
 // wholly dead still goes.
 func (p *prune) noRoom() {
 	p.s.note(Note{Info, "", "there is no room to write packs anew; those that nothing needs still go"})
-}
-
-// candidates are the packs whose rest is written anew: those that must be, then
-// those of which the least is needed, as far as MaxRepack goes.
-func (p *prune) candidates() map[chunk.ID]struct{} {
-	st := p.s.vault.Log.State()
-	small, isSmall := map[uint8]int{}, uint64(p.s.env.sized(smallPack))
-	for _, u := range p.use {
-		if u.live > 0 && u.length < isSmall {
-			small[u.typ]++
-		}
-	}
-	var ids []chunk.ID
-	for id, u := range p.use {
-		mostlyDead := 2*u.live < u.total
-		if u.last && !st.Swept(id) || u.live > 0 && st.Usable(id) && (mostlyDead || u.length < isSmall && small[u.typ] >= manySmall) {
-			ids = append(ids, id)
-		}
-	}
-	slices.SortFunc(ids, func(a, b chunk.ID) int {
-		x, y := p.use[a], p.use[b]
-		if x.last != y.last {
-			if x.last {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(x.live*(y.total+1), y.live*(x.total+1)), a.Compare(b))
-	})
-	from, bytes := map[chunk.ID]struct{}{}, int64(0)
-	for _, id := range ids {
-		u := p.use[id]
-		if n := bytes + int64(u.length); p.o.MaxRepack == 0 || n <= p.o.MaxRepack || u.last {
-			from[id], bytes = struct{}{}, n
-		}
-	}
-	return from
 }
 
 // repacker copies chunks and pages out of packs.
