@@ -373,6 +373,9 @@ func (s *faultScript) each(t *testing.T, commands []faultCommand, fn faultVisit)
 		if err != nil || count.wrong != nil || count.resumed != (c.name == "backup that resumes") {
 			t.Fatalf("%s: %v, %v, resumed %v", c.name, err, count.wrong, count.resumed)
 		}
+		if count.end != nil && count.end.idle != nil {
+			t.Fatalf("%s: %v", c.name, count.end.idle)
+		}
 		ops := m.backend.Ops()
 		count.drop()
 		fn(ctx, c, s, m.n, ops)

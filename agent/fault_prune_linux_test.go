@@ -30,6 +30,7 @@ type faultEnd struct {
 	gone   map[string]int  // of those that were deleted, and may be purged
 	had    map[string]bool // objects when the command began
 	turn   int             // which machine prunes after a death
+	idle   error           // a prune did not do what the script is about: it may, after a wrong answer
 	stored *storeTimes
 }
 
@@ -211,7 +212,7 @@ func endCommands() []faultCommand {
 			run: func(ctx context.Context, s *faultScript) error {
 				res, err := s.end.prune(ctx, s.w, PruneOptions{Confirm: true})
 				if err == nil && !did(res) {
-					s.wrong = fmt.Errorf("it did %+v", res)
+					s.end.idle = fmt.Errorf("it did %+v", res)
 				}
 				return err
 			},
