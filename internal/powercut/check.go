@@ -27,7 +27,7 @@ type checker struct {
 // newChecker makes the folders.
 func newChecker(work, agent string) (*checker, error) {
 	c := &checker{root: filepath.Join(work, "root"), trees: filepath.Join(work, "trees")}
-	for _, dir := range []string{c.trees, c.root + mountDir, c.root + "/tmp"} {
+	for _, dir := range []string{c.trees, c.root + mountDirs[0], c.root + mountDirs[1], c.root + "/tmp"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
@@ -48,7 +48,7 @@ func (c *checker) agent(args ...string) ([]byte, error) {
 func (c *checker) begin(disk, fs string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return mounted(disk, c.root+mountDir, fs, func() error {
+	return mounted(disk, c.root, fs, func() error {
 		if err := os.Mkdir(c.root+sourceDir, 0o755); err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func (c *checker) check(disk, fs string, m *model) (listed map[string]int, err e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.disks++
-	err = mounted(disk, c.root+mountDir, fs, func() error {
+	err = mounted(disk, c.root, fs, func() error {
 		if err := nameDisk(c.root); err != nil {
 			return err
 		}

@@ -20,13 +20,15 @@ import (
 
 // The guest's folders; a check finds them below the folder that is its root.
 const (
-	mountDir  = "/mnt"
 	homeDir   = "/mnt/home"
-	vaultDir  = "/mnt/vault"
 	sourceDir = "/mnt/src"
+	vaultDir  = "/vol/vault"
 	agentPath = "/agent"
 	diskPath  = "/dev/vda"
 )
+
+// mountDirs is where the disk's partitions are mounted.
+var mountDirs = [2]string{"/mnt", "/vol"}
 
 // The guest's clock is epoch at state 0 and two days later at each further one,
 // so that soft-delete periods and graces end within some states, and the host's
@@ -93,8 +95,10 @@ func (g *guest) live() (err error) {
 	if g.broken == brokenFlush {
 		options = fileSystems[g.fs].noFlush
 	}
-	if err := unix.Mount(diskPath, mountDir, g.fs, 0, options); err != nil {
-		return fmt.Errorf("mount: %w", err)
+	for i, dir := range mountDirs {
+		if err := unix.Mount(fmt.Sprint(diskPath, i+1), dir, g.fs, 0, options); err != nil {
+			return fmt.Errorf("mount partition %d: %w", i+1, err)
+		}
 	}
 	if err := nameDisk("/"); err != nil {
 		return err
@@ -132,7 +136,7 @@ func boot(fs string) error {
 		f.Close()
 	}
 	for range 100 { // the disk may take a moment to appear
-		if _, err = os.Stat(diskPath); err == nil {
+		if _, err = os.Stat(diskPath + "2"); err == nil {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -140,12 +144,12 @@ func boot(fs string) error {
 	return err
 }
 
-// nameDisk does what udev does below a root: it names the disk that is mounted by
-// a UUID. On XFS that is all by which the agent knows the file system again, since
+// nameDisk does what udev does below a root: it names the partition with the source
+// by a UUID. On XFS that is all by which the agent knows the file system again, since
 // the device has another number where the disk is checked.
 func nameDisk(root string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(root, mountDir), &st); err != nil || unix.Major(st.Dev) == 0 {
+	if err := unix.Stat(filepath.Join(root, mountDirs[0]), &st); err != nil || unix.Major(st.Dev) == 0 {
 		return err // Btrfs has its own
 	}
 	name := filepath.Join(root, "dev/disk/by-uuid/64697361-7374-6572-0000-000000000000")

@@ -69,7 +69,7 @@ func writeInitramfs(to string, o options) error {
 		return err
 	}
 	a := &initramfs{w: f}
-	for _, dir := range []string{"/dev", "/proc", "/sys", "/tmp", "/modules", mountDir} {
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/tmp", "/modules", mountDirs[0], mountDirs[1]} {
 		a.folder(dir)
 	}
 	a.add("/dev/console", 0o020600, nil) // replaced by devtmpfs

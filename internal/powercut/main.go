@@ -7,8 +7,8 @@
 // The guest is a kernel with an initramfs of this very program as init, the agent,
 // and the modules of the file system (initramfs.go). It edits a small tree, whose
 // content at each state is a function of the seed (tree.go), backs it up to a vault
-// on the same disk, and tells of each step before and after (guest.go). What it
-// tells goes to the console, and to a block of the disk behind the file system.
+// on another partition of the disk, and tells of each step before and after
+// (guest.go). What it tells goes to the console, and to a block at the disk's end.
 //
 // A cut is a SIGKILL of the emulator at a chosen moment (vm.go, moments.go): what
 // the guest's kernel had not written is gone. A drive with a cache of its own loses

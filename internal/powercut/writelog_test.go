@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -84,14 +85,17 @@ func TestReadLog(t *testing.T) {
 }
 
 // TestReplay: what was flushed is there; of the rest, over the seeds, anything.
+// Writes are torn between blocks of 4 KiB, not within them.
 func TestReplay(t *testing.T) {
+	const block = tearAt / sector
 	log := []write{
-		{off: 0, data: filled(1, 2)}, {off: 2 * sector, data: filled(2, 1)}, {flush: true},
-		{off: sector, data: filled(3, 3)}, {off: 4 * sector, data: filled(4, 1)}, {off: 5 * sector, data: filled(5, 1), durable: true},
+		{off: 0, data: filled(1, 2*block)}, {off: 2 * tearAt, data: filled(2, block)}, {flush: true},
+		{off: tearAt, data: filled(3, 3*block)}, {off: 4 * tearAt, data: filled(4, block)}, {off: 5 * tearAt, data: filled(5, block), durable: true},
+		{off: 6*tearAt + sector, data: filled(6, block)},
 	}
 	seen := map[string]bool{}
 	for seed := range uint64(2000) {
-		d := make(disk, 6*sector)
+		d := make(disk, 8*tearAt)
 		if err := replay(d, log, rand.New(rand.NewPCG(seed, 0))); err != nil {
 			t.Fatal(err)
 		}
@@ -100,14 +104,26 @@ func TestReplay(t *testing.T) {
 			if !bytes.Equal(d[i:i+sector], filled(d[i], 1)) {
 				t.Fatalf("seed %d: sector %d is torn", seed, i/sector)
 			}
-			s = append(s, '0'+d[i])
+			if i%tearAt == sector {
+				s = append(s, '0'+d[i])
+			}
+			if i%tearAt > sector && d[i] != d[i-sector] {
+				t.Fatalf("seed %d: block %d is torn", seed, i/tearAt)
+			}
 		}
 		if s[0] != '1' || s[5] != '5' || s[1] != '1' && s[1] != '3' || s[2] != '2' && s[2] != '3' {
 			t.Fatalf("seed %d: %s lost what was durable", seed, s)
 		}
-		seen[string(s)] = true
+		if d[7*tearAt] == 6 && s[6] != '6' {
+			t.Fatalf("seed %d: the end of a write without its beginning", seed)
+		}
+		seen[string(s[:6])] = true
+		seen[fmt.Sprint("over the end: ", s[6]-'0', d[7*tearAt])] = true
 	}
-	for _, want := range []string{"112005", "112045", "133305", "133345", "132005"} { // none, one, one, both, a part
+	for _, want := range []string{
+		"112005", "112045", "133305", "133345", "132005", // none, one, one, both, a part
+		"over the end: 0 0", "over the end: 6 0", "over the end: 6 6",
+	} {
 		if !seen[want] {
 			t.Errorf("%s was never left", want)
 		}
