@@ -33,6 +33,9 @@ func newLongRun(t *testing.T, what string, plain, all int) *longRun {
 	if os.Getenv(faultAllEnv) != "" {
 		l.want = all
 	}
+	if raceOn {
+		l.want = (l.want + 3) / 4
+	}
 	l.want = envInt("THARSIS_COUNT", l.want)
 	if s := os.Getenv("THARSIS_TIME"); s != "" {
 		d, err := time.ParseDuration(s)
