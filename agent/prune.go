@@ -78,7 +78,6 @@ type prune struct {
 	stored time.Time                 // the backend's time at that listing, if it tells
 	ended  map[log.PointID]struct{}  // points that the plan takes for purged
 	late   bool                      // they can't be marked: sweep when they are purged
-	hollow map[chunk.ID]struct{}     // manifests of unfinished jobs that can't be marked
 
 	index *vault.Index
 	live  *index.Live
@@ -121,7 +120,7 @@ func (s *Session) Prune(ctx context.Context, o PruneOptions) (PruneResult, error
 
 func (s *Session) newPrune(o PruneOptions) *prune {
 	none := func() map[chunk.ID]struct{} { return map[chunk.ID]struct{}{} }
-	return &prune{s: s, o: o, now: s.now(), moved: none(), written: none(), proven: none(), hollow: none()}
+	return &prune{s: s, o: o, now: s.now(), moved: none(), written: none(), proven: none()}
 }
 
 func (p *prune) run(ctx context.Context) error {

@@ -1,19 +1,12 @@
 package agent
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tharsis-backup/tharsis/chunk"
-	"github.com/tharsis-backup/tharsis/vault/backend"
-	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
-	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
 // plant appends an entry of this machine with a source whose manifest is not there.
@@ -87,92 +80,4 @@ func (p *pruneWorld) forgot(t *testing.T, id string) (before bool) {
 		p.forgets(t, id)
 	}
 	return before
-}
-
-// TestPruneHollowPartial: an unfinished job whose manifest is not there keeps nothing,
-// and what it shares with points stays.
-func TestPruneHollowPartial(t *testing.T) {
-	p := newTimedWorld(t)
-	first := p.backs(t, 0)
-	second := p.backs(t, 1)
-	p.forgets(t, first)
-	p.must(t, PruneOptions{Confirm: true})
-	p.passes(t, 15)
-	for _, path := range []string{"/lost", "/more"} {
-		p.plant(t, path, func(p log.Point) log.Body { return &log.Partial{Point: p} })
-	}
-	if res := p.must(t, PruneOptions{Confirm: true}); res.Purged != 1 || res.Condemned == 0 {
-		t.Errorf("%+v", res)
-	}
-	p.passes(t, 4)
-	if res := p.must(t, PruneOptions{Confirm: true}); res.Swept == 0 {
-		t.Errorf("%+v", res)
-	}
-	noErr(t, p.restoresTo(t.Context(), t, second, p.r.src, p.r.want[1]))
-}
-
-// TestPruneHollowMarks: what the walk of such a manifest marked before it ended does not
-// count, not even as walked.
-func TestPruneHollowMarks(t *testing.T) {
-	p := newTimedWorld(t)
-	many := func(content string) {
-		for i := range 2000 {
-			noErr(t, os.WriteFile(filepath.Join(p.r.src, fmt.Sprintf("a name that makes pages full %04d", i)), []byte(content), 0o644))
-		}
-	}
-	p.r.edit(0)
-	many("one")
-	_, err := p.backup(t.Context(), p.r.src)
-	noErr(t, err)
-	var old, now []chunk.ID
-	p.beside(t, func(ctx context.Context, s *Session) (err error) {
-		old, err = packsOfType(ctx, s, key.TypeManifestPack)
-		return err
-	})
-	noErr(t, os.WriteFile(filepath.Join(p.r.src, "a name that makes pages full 0000"), []byte("two"), 0o644))
-	later, err := p.backup(t.Context(), p.r.src)
-	noErr(t, err)
-	p.timed(nil, func(name string) error {
-		for _, id := range old {
-			if name == pack.Name(id) {
-				return backend.ErrNotFound
-			}
-		}
-		return nil
-	})
-	noErr(t, wipeCache(p.faultWorld))
-	noErr(t, p.session(t.Context(), true, func(s *Session) error {
-		ctx := t.Context()
-		if now, err = packsOfType(ctx, s, key.TypeManifestPack); err != nil {
-			return err
-		}
-		pr := s.newPrune(PruneOptions{})
-		pr.ended = map[log.PointID]struct{}{}
-		var root log.Source
-		for _, point := range s.vault.Log.State().Points() {
-			pr.ended[point.Point.ID] = struct{}{}
-			if id := point.Point.ID.String(); id == later.Point {
-				root = point.Point.Sources[0]
-			}
-		}
-		var part log.Partial
-		part.Point = log.Point{Machine: s.machine.ID, Install: s.machine.Nonce, Previous: s.lastCommit(s.vault.Log.State()), Started: p.now.UnixNano()}
-		root.ID, root.Path, root.Base = sourceID(s.machine.ID, "/part"), "/part", log.None
-		part.Point.Sources = []log.Source{root}
-		if _, err := s.vault.Log.Append(ctx, s.machine.Key, func(*log.State) (log.Body, error) { return &part, nil }); err != nil {
-			return err
-		}
-		if err := errors.Join(pr.list(ctx), pr.survey(ctx)); err != nil {
-			return err
-		}
-		for _, id := range now {
-			if u := pr.use[id]; u == nil || !u.dead() {
-				t.Errorf("pack %s counts as needed: %+v", id.Short(), u)
-			}
-		}
-		if len(now) <= len(old) || len(pr.hollow) != 1 {
-			t.Errorf("%d packs, then %d; %d hollow", len(old), len(now), len(pr.hollow))
-		}
-		return nil
-	}))
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -109,7 +108,7 @@ func (p *prune) catchUp(ctx context.Context) error {
 	}
 	p.at = p.s.vault.Log.State().Used()
 	if err := p.mark(ctx, p.needs); err != nil {
-		return p.missed(ctx, err)
+		return p.unsure(err)
 	}
 	return nil
 }
@@ -146,21 +145,12 @@ func (p *prune) count(ctx context.Context) error {
 	st := p.s.vault.Log.State()
 	p.at, p.lost = st.Used(), st.Unusable()
 	if err := p.mark(ctx, nil); err != nil {
-		return p.missed(ctx, err)
+		return p.unsure(err)
 	}
 	if err := p.tally(ctx); err != nil {
 		return p.unsure(err)
 	}
 	return nil
-}
-
-// missed is what comes of an error of marking: all is marked anew without the unfinished
-// jobs that lead to nothing, or nothing is announced.
-func (p *prune) missed(ctx context.Context, err error) error {
-	if errors.Is(err, errHollow) {
-		return p.countAgain(ctx, true)
-	}
-	return p.unsure(err)
 }
 
 // mark marks all that points and unfinished jobs need. Each distinct page is read
@@ -221,31 +211,15 @@ func (p *prune) markPoints(ctx context.Context, w *manifest.Walker) error {
 	return nil
 }
 
-// errHollow ends a mark that met a PARTIAL that leads to nothing.
-var errHollow = errors.New("an unfinished job's manifest is damaged")
-
-// markPartials marks what unfinished jobs need. Where that cannot be read the job has
-// nothing of it either: it looks for what it relies on when it commits, and stores
-// again what is gone. So no member can keep all others' space from being freed by
-// naming a manifest that is not there. What such a walk marked is of no use, and
-// worse: a page counts as walked whose chunks are not marked. All is marked anew.
+// markPartials marks what unfinished jobs need.
 func (p *prune) markPartials(ctx context.Context, w *manifest.Walker) error {
-	before := len(p.hollow)
 	for _, part := range p.s.vault.Log.State().Partials() {
-		root := part.Source.Root
-		if _, hollow := p.hollow[root]; hollow || p.now.Sub(time.Unix(0, part.Time)) >= partialAge {
+		if p.now.Sub(time.Unix(0, part.Time)) >= partialAge {
 			continue
 		}
-		err := w.Walk(ctx, root)
-		if isFinding(err) {
-			p.hollow[root] = struct{}{}
-			p.s.log.Warn("pass over an unfinished job whose manifest is damaged", "entry", part.Entry.Seq, "err", err)
-		} else if err != nil {
-			return err
+		if err := w.Walk(ctx, part.Source.Root); err != nil {
+			return fmt.Errorf("unfinished job %s: %w", part.Point.ID, err)
 		}
-	}
-	if len(p.hollow) > before {
-		return errHollow
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ put(f"index/{run}", ex["index"])
 folder = r.Folder(dir)
 assert r.read_config(folder) == (vault, hashlib.sha256(ex["config"]).digest())
 owner = ex["slot"][23:39]
-assert r.open_slot(ex["slot"], slot_id, owner, b"the example's passphrase", True) == b"\xaa" * 32
+assert r.open_slot(ex["slot"], slot_id, owner, b"the example's passphrase", True) == (b"\xaa" * 32, b"\xbb" * 32)
 assert r.open_slot(ex["slot"], slot_id, owner, b"the example's passphrasf", True) is None
 recovery = re.search(r"thr1(-[a-z2-7]{8}){7}", text)[0]
 assert r.recovery_key(" " + recovery.upper().replace("-", " ")) == bytes(range(0xe0, 0x100))

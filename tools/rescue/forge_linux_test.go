@@ -1,6 +1,7 @@
 package rescue
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/internal/wire"
 	"github.com/tharsis-backup/tharsis/vault"
+	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
@@ -156,24 +158,25 @@ func (f *forger) plant(sources []planted) {
 	defer w.Close()
 	ws, err := vault.NewWorkspace()
 	noErr(t, err)
-	for _, id := range []chunk.ID{f.textID(), swapped} {
-		noErr(t, w.AddRecord(ctx, ws, key.TypeDataPack, []byte(text), []pack.Chunk{{ID: id, Length: uint32(len(text))}}))
-	}
+	noErr(t, w.AddRecord(ctx, ws, key.TypeDataPack, []byte(text), []pack.Chunk{{ID: f.textID(), Length: uint32(len(text))}}))
+	f.misname(w, key.TypeDataPack, swapped, []byte(text))
 	names, p := chunk.NewHasher(f.vault.Ring.PageID), log.Point{Machine: f.alice.id, Previous: log.NoEntry, Host: "alice"}
 	_, _ = rand.Read(p.ID[:])
 	for _, s := range sources {
 		b := page(s.rows)
-		root, bytes := names.Sum(b), uint64(0)
+		root, size := names.Sum(b), uint64(0)
 		if s.root != 0 {
 			root[0] = s.root
+			f.misname(w, key.TypeManifestPack, root, b)
+		} else {
+			noErr(t, w.AddRecord(ctx, ws, key.TypeManifestPack, b, []pack.Chunk{{ID: root, Length: uint32(len(b))}}))
 		}
-		noErr(t, w.AddRecord(ctx, ws, key.TypeManifestPack, b, []pack.Chunk{{ID: root, Length: uint32(len(b))}}))
 		for _, r := range s.rows {
-			bytes += r.entry.Size
+			size += r.entry.Size
 		}
 		p.Sources = append(p.Sources, log.Source{
 			ID: log.NewSourceID(p.Machine, s.path), Path: s.path, Status: log.StatusComplete, Root: root, Base: log.None,
-			Entries: uint64(len(s.rows)) + s.lie, Bytes: bytes,
+			Entries: uint64(len(s.rows)) + s.lie, Bytes: size,
 		})
 	}
 	noErr(t, w.Flush())
@@ -181,6 +184,28 @@ func (f *forger) plant(sources []planted) {
 	noErr(t, err)
 	p.Runs = []chunk.ID{run}
 	f.append(f.alice.key, &log.Commit{Point: p})
+}
+
+// misname stores content as a chunk that it is not. A writer checks what it stores, so
+// the pack is a header and a box, without a directory: an index run leads to it.
+func (f *forger) misname(w *vault.Writer, typ uint8, id chunk.ID, content []byte) {
+	t, ctx := f.t, f.t.Context()
+	t.Helper()
+	packID, err := pack.NewID(nil)
+	noErr(t, err)
+	var object bytes.Buffer
+	p, err := pack.NewWriter(f.vault.Ring, typ, packID, &object, pack.Options{})
+	noErr(t, err)
+	rec := pack.Record{Codec: chunk.CodecPlain, Plain: uint32(len(content)), Offset: uint32(object.Len()), Chunks: []pack.Chunk{{ID: id, Length: uint32(len(content))}}}
+	box := p.Seal(nil, rec.Number, rec.Codec, content, rec.Plain)
+	rec.Stored = uint32(len(box))
+	object.Write(box)
+	object.Write(make([]byte, 200)) // in place of a directory
+	object.Write(make([]byte, pack.PaddedLength(uint64(object.Len()))-uint64(object.Len())))
+	dir := pack.Directory{ID: packID, Type: typ, Length: uint64(object.Len()), Records: []pack.Record{rec}}
+	dir.Stamp()
+	noErr(t, backend.PutBytes(ctx, f.vault.Backend, pack.Name(packID), object.Bytes()))
+	noErr(t, w.Adopt(ctx, dir))
 }
 
 // rescue runs rescue.py with the recovery key.

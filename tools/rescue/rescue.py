@@ -387,7 +387,7 @@ def open_slot(data, slot_id, vault_id, secret, passphrase):
     return payload[:32], payload[32:64]
 
 
-def open_vault(folder, config, text, report, salvage):
+def open_vault(folder, config, text, report, salvage=False):
     """Finds the slot that the passphrase or recovery key opens; gives the keys and the log."""
     vault_id, config_hash = config
     secret = recovery_key(text)
