@@ -71,7 +71,7 @@ func (r *rig) packCases(some int, ways ...string) (chosen []packCase) {
 			}
 		}
 	}
-	for _, i := range faultSample(len(all), some) {
+	for _, i := range sampleOf(len(all), some) {
 		chosen = append(chosen, all[i])
 	}
 	return chosen

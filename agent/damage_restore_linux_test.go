@@ -160,7 +160,7 @@ func TestRestoreWithoutOnePage(t *testing.T) {
 	res := r.clean()
 	levels, inside := map[int]int{}, 0
 	pages := r.pagesOf(res.Point)
-	for _, i := range faultSample(len(pages), 24) {
+	for _, i := range sampleOf(len(pages), 24) {
 		p := pages[i]
 		if len(p.from) == 0 && p.to == nil {
 			continue // the root: see TestRestoreWithoutRoot

@@ -35,15 +35,20 @@ const faultAllEnv = "THARSIS_ALL"
 
 // faultSample chooses about want of n cases, the same each time, or all.
 func faultSample(n, want int) []int {
+	if raceOn {
+		want = (want + 2) / 3
+	}
+	return sampleOf(n, want)
+}
+
+// sampleOf is faultSample without regard to the race detector.
+func sampleOf(n, want int) []int {
 	all := make([]int, n)
 	for i := range all {
 		all[i] = i
 	}
 	if os.Getenv(faultAllEnv) != "" || want >= n {
 		return all
-	}
-	if raceOn {
-		want = (want + 2) / 3
 	}
 	r := rand.New(rand.NewPCG(7, uint64(n)))
 	r.Shuffle(n, func(i, k int) { all[i], all[k] = all[k], all[i] })
