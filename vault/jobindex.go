@@ -125,7 +125,11 @@ func closeRuns(all []spilled) {
 }
 
 func (j *jobIndex) toRun(ctx context.Context, m runMaker) (spilled, error) {
-	run, f, err := spoolRun(ctx, j.ring, j.dir, m, j.blocks)
+	id, err := pack.NewID(nil) // of a file of the job's own
+	if err != nil {
+		return spilled{}, err
+	}
+	run, f, err := spoolRun(ctx, j.ring, id, j.dir, m, j.blocks)
 	if err != nil {
 		return spilled{}, err
 	}

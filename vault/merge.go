@@ -8,7 +8,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/internal/stage"
-	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/index"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
@@ -20,18 +19,15 @@ func (v *Vault) StoreMerged(ctx context.Context, runs []*index.Run, spoolDir str
 	copied func(name string, body io.ReaderAt, size int64)) (chunk.ID, error) {
 	st := v.Log.State()
 	keep := func(p chunk.ID) bool { return !st.Swept(p) }
-	merged := mergeOf(ctx, v.Ring, runs, keep)
-	merged.random = v.random
-	id, _, err := storeRun(ctx, v.Backend, v.Ring, spoolDir, merged, copied)
+	id, _, err := v.storeRun(ctx, spoolDir, mergeOf(ctx, v.Ring, runs, keep), copied)
 	return id, err
 }
 
 // runMaker makes the rows of an index run: once to write it, and once more to check
 // what was written.
 type runMaker struct {
-	write  func(w io.Writer, id chunk.ID) (size int64, err error)
-	check  func(*index.Run) error
-	random io.Reader // of its ID; nil: the system's
+	write func(w io.Writer, id chunk.ID) (size int64, err error)
+	check func(*index.Run) error
 }
 
 // runOf makes the run over the packs of dirs.
@@ -50,12 +46,8 @@ func mergeOf(ctx context.Context, ring *key.Ring, runs []*index.Run, keep func(c
 	}
 }
 
-// spoolRun writes a run to a spool under a fresh ID and checks it.
-func spoolRun(ctx context.Context, ring *key.Ring, dir string, m runMaker, cache *index.BlockCache) (*index.Run, *spool, error) {
-	id, err := pack.NewID(m.random)
-	if err != nil {
-		return nil, nil, err
-	}
+// spoolRun writes a run to a spool and checks it.
+func spoolRun(ctx context.Context, ring *key.Ring, id chunk.ID, dir string, m runMaker, cache *index.BlockCache) (*index.Run, *spool, error) {
 	f, err := newSpool(dir)
 	if err != nil {
 		return nil, nil, err
@@ -78,18 +70,21 @@ func spoolRun(ctx context.Context, ring *key.Ring, dir string, m runMaker, cache
 	return run, f, nil
 }
 
-// storeRun spools a run and stores it. copied, if not nil, is given its bytes
+// storeRun spools a run and stores it under a fresh ID. copied, if not nil, is given its bytes
 // afterwards.
-func storeRun(ctx context.Context, b backend.Backend, ring *key.Ring, spoolDir string, m runMaker,
+func (v *Vault) storeRun(ctx context.Context, spoolDir string, m runMaker,
 	copied func(name string, body io.ReaderAt, size int64)) (id chunk.ID, size int64, err error) {
-	run, f, err := spoolRun(ctx, ring, spoolDir, m, nil)
+	if id, err = pack.NewID(v.random); err != nil {
+		return id, 0, err
+	}
+	run, f, err := spoolRun(ctx, v.Ring, id, spoolDir, m, nil)
 	if err != nil {
 		return id, 0, err
 	}
 	defer f.Close()
-	id, size = run.ID(), run.Size()
+	size = run.Size()
 	name := index.Name(id)
-	if err := b.Put(ctx, name, f, size); err != nil {
+	if err := v.Backend.Put(ctx, name, f, size); err != nil {
 		return id, 0, fmt.Errorf("store index %s: %w", id.Short(), err)
 	}
 	if copied != nil {

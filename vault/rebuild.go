@@ -54,8 +54,7 @@ func (r *Rebuild) Store(ctx context.Context, copied func(name string, body io.Re
 	if err != nil {
 		return chunk.ID{}, err
 	}
-	all.random = r.v.random
-	id, _, err := storeRun(ctx, r.v.Backend, r.v.Ring, r.spool, all, copied)
+	id, _, err := r.v.storeRun(ctx, r.spool, all, copied)
 	return id, err
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/tharsis-backup/tharsis/chunk"
 	"github.com/tharsis-backup/tharsis/internal/stage"
-	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
@@ -49,11 +48,9 @@ type WriterOptions struct {
 // Writer stores a job's new chunks and pages in packs, each once. All methods
 // but Flush, WriteIndex, Indexed and Close may be called concurrently.
 type Writer struct {
-	opts    WriterOptions
-	ring    *key.Ring
-	backend backend.Backend
-	random  io.Reader
-	known   func(context.Context, chunk.ID) (bool, error)
+	v     *Vault
+	opts  WriterOptions
+	known func(context.Context, chunk.ID) (bool, error)
 
 	ctx     context.Context // of the job; uploads that began are let through
 	uploads *errgroup.Group // replaced by each Flush
@@ -91,7 +88,7 @@ func (v *Vault) NewWriter(ctx context.Context, known func(context.Context, chunk
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Writer{
-		opts: o, ring: v.Ring, backend: v.Backend, random: v.random, known: known, ctx: ctx, uploads: newUploads(),
+		v: v, opts: o, known: known, ctx: ctx, uploads: newUploads(),
 		claimed: make(map[chunk.ID]struct{}),
 		open:    make(map[uint8][]*openPack),
 		job:     newJobIndex(v.Ring, o.SpoolDir),
@@ -213,7 +210,7 @@ func (w *Writer) AddRecord(ctx context.Context, ws *Workspace, typ uint8, plaint
 	rec := pack.Record{Number: number, Codec: codec, Plain: uint32(len(plaintext)), Chunks: chunks}
 	ws.box = p.w.Seal(ws.box[:0], number, codec, stored, rec.Plain)
 	stage.Pass(stage.Sealed, ws.box)
-	err = ws.verifier.Verify(p.w.Opener, &rec, ws.box, ws.hasher(w.ring, typ))
+	err = ws.verifier.Verify(p.w.Opener, &rec, ws.box, ws.hasher(w.v.Ring, typ))
 	if err == nil {
 		stage.Pass(stage.Verified, ws.box)
 		err = p.w.Append(rec, ws.box)
@@ -255,12 +252,12 @@ func (w *Writer) begin(typ uint8) (*openPack, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := pack.NewID(w.random)
+	id, err := pack.NewID(w.v.random)
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	pw, err := pack.NewWriter(w.ring, typ, id, f, pack.Options{Target: w.opts.PackBytes})
+	pw, err := pack.NewWriter(w.v.Ring, typ, id, f, pack.Options{Target: w.opts.PackBytes})
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("begin pack: %w", err)
@@ -322,7 +319,7 @@ func (w *Writer) upload(p *openPack) (err error) {
 		return fmt.Errorf("finish pack %s: %w", p.id.Short(), err)
 	}
 	name := pack.Name(p.id)
-	if err := w.backend.Put(context.WithoutCancel(w.ctx), name, p.spool, int64(dir.Length)); err != nil {
+	if err := w.v.Backend.Put(context.WithoutCancel(w.ctx), name, p.spool, int64(dir.Length)); err != nil {
 		return fmt.Errorf("store pack %s: %w", p.id.Short(), err)
 	}
 	w.Stored.Add(int64(dir.Length))
@@ -389,8 +386,7 @@ func (w *Writer) WriteIndex(copied func(name string, body io.ReaderAt, size int6
 	if err != nil {
 		return chunk.ID{}, false, err
 	}
-	all.random = w.random
-	id, size, err := storeRun(w.ctx, w.backend, w.ring, w.opts.SpoolDir, all, copied)
+	id, size, err := w.v.storeRun(w.ctx, w.opts.SpoolDir, all, copied)
 	if err != nil {
 		return chunk.ID{}, false, err
 	}
@@ -404,7 +400,7 @@ func (w *Writer) Indexed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.job.close()
-	w.job = newJobIndex(w.ring, w.opts.SpoolDir)
+	w.job = newJobIndex(w.v.Ring, w.opts.SpoolDir)
 }
 
 // Close drops what was not stored.
