@@ -23,22 +23,26 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/pack"
 )
 
-// onPut calls do once, before the first Put of an object whose name begins so.
+// onPut calls do before each Put of an object whose name begins so.
 type onPut struct {
 	backend.Backend
 	prefix string
-	once   sync.Once
 	do     func()
 }
 
 func (b *onPut) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
 	if strings.HasPrefix(name, b.prefix) {
-		b.once.Do(b.do)
+		b.do()
 	}
 	return b.Backend.Put(ctx, name, body, size)
 }
 
-// withVault runs fn with the vault opened beside any job, and the admin's key.
+// oncePut calls do before the first such Put alone.
+func oncePut(b backend.Backend, prefix string, do func()) backend.Backend {
+	return &onPut{b, prefix, sync.OnceFunc(do)}
+}
+
+// beside runs fn with the vault opened beside any job, and the admin's key.
 func (w *faultWorld) beside(t *testing.T, fn func(ctx context.Context, s *Session) error) {
 	t.Helper()
 	other := &faultWorld{home: w.home + "-admin", vault: w.vault, host: "admin"}
@@ -295,10 +299,10 @@ func TestFaultFence(t *testing.T) {
 			faultApply(t, f.r.src, f.r.states[0], f.r.states[1])
 			hits := 0
 			f.w.wrap = func(b backend.Backend) backend.Backend {
-				return &onPut{Backend: b, prefix: "index/", do: func() {
+				return oncePut(b, "index/", func() {
 					hits++
 					f.w.beside(t, func(ctx context.Context, s *Session) error { return c.do(ctx, t, f, s) })
-				}}
+				})
 			}
 			res, err := f.w.backup(ctx, f.r.src)
 			f.w.wrap = nil
@@ -370,7 +374,7 @@ func TestFaultFenceUnreadable(t *testing.T) {
 		}
 		var old []chunk.ID
 		f.w.wrap = func(b backend.Backend) backend.Backend {
-			return &onPut{Backend: b, prefix: "index/", do: func() {
+			return oncePut(b, "index/", func() {
 				f.w.beside(t, func(ctx context.Context, s *Session) (err error) {
 					if old, err = f.w.packsOf(ctx, s, true); err != nil {
 						return err
@@ -381,7 +385,7 @@ func TestFaultFenceUnreadable(t *testing.T) {
 					}
 					return f.condemn(ctx, t, s, old)
 				})
-			}}
+			})
 		}
 		res, err := f.w.backup(ctx, f.r.src)
 		f.w.wrap = nil

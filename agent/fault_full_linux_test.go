@@ -40,6 +40,14 @@ func fullSample(share int) (levels []int) {
 // room: each job that does not fit ends with one error that says so, nothing is
 // broken, and when there is room again the next one works.
 func TestFaultFull(t *testing.T) {
+	onSmallDisks(t, 96<<20, func(t *testing.T, r *faultRig, w *faultWorld, disk string, share int) {
+		fullJobs(t, r, w, disk, fullSample(share))
+	})
+}
+
+// onSmallDisks runs fn with a vault, and then with a home, that has a disk of its own of
+// so many bytes, on each file system.
+func onSmallDisks(t *testing.T, size int, fn func(t *testing.T, r *faultRig, w *faultWorld, disk string, share int)) {
 	for _, disk := range faultFileSystems {
 		for _, what := range []string{"vault", "home"} {
 			t.Run(disk.name+" "+what, func(t *testing.T) {
@@ -49,8 +57,8 @@ func TestFaultFull(t *testing.T) {
 				if what == "home" {
 					dir = w.home
 				}
-				disk.mount(t, dir, 96<<20)
-				fullJobs(t, r, w, dir, fullSample(disk.share))
+				disk.mount(t, dir, size)
+				fn(t, r, w, dir, disk.share)
 			})
 		}
 	}
@@ -172,20 +180,9 @@ func TestFaultFullPart(t *testing.T) {
 
 // TestFaultFullInit makes a vault on a disk with too little room.
 func TestFaultFullInit(t *testing.T) {
-	for _, disk := range faultFileSystems {
-		for _, what := range []string{"vault", "home"} {
-			t.Run(disk.name+" "+what, func(t *testing.T) {
-				r := newFaultRig(t)
-				w := r.world("box")
-				dir := w.vault
-				if what == "home" {
-					dir = w.home
-				}
-				disk.mount(t, dir, 4<<20)
-				fullInit(t, r, w, dir)
-			})
-		}
-	}
+	onSmallDisks(t, 4<<20, func(t *testing.T, r *faultRig, w *faultWorld, disk string, _ int) {
+		fullInit(t, r, w, disk)
+	})
 }
 
 func fullInit(t *testing.T, r *faultRig, w *faultWorld, disk string) {

@@ -506,11 +506,10 @@ func (s *schedule) whole(ctx context.Context) error {
 }
 
 // TestFaultSchedules lets random operations of the store fail, or answer wrongly, in
-// random commands of two machines. THARSIS_SCHEDULES says how many schedules there are.
+// random commands of two machines.
 func TestFaultSchedules(t *testing.T) {
 	template := scheduleTemplate(t)
 	l := newLongRun(t, "schedules", 40, 100_000)
-	l.want = envInt("THARSIS_SCHEDULES", l.want)
 	var commands, faults atomic.Int64
 	l.run(func(t *testing.T, rng *rand.Rand) int {
 		s := newSchedule(t, rng, template)

@@ -3,10 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,20 +12,6 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/backend"
 	"github.com/tharsis-backup/tharsis/vault/log"
 )
-
-// eachPut calls do before each Put of names with a prefix.
-type eachPut struct {
-	backend.Backend
-	prefix string
-	do     func()
-}
-
-func (b *eachPut) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
-	if strings.HasPrefix(name, b.prefix) {
-		b.do()
-	}
-	return b.Backend.Put(ctx, name, body, size)
-}
 
 // TestFencedByStrangers: packs that have nothing to do with a job are condemned each
 // time that it is about to commit. One that goes on for weeks meets that often and ends
@@ -48,7 +32,7 @@ func TestFencedByStrangers(t *testing.T) {
 		noErr(t, os.WriteFile(filepath.Join(src, "f"), []byte("content"), 0o644))
 		hits := 0
 		w.wrap = func(b backend.Backend) backend.Backend {
-			return &eachPut{Backend: b, prefix: "index/", do: func() {
+			return &onPut{Backend: b, prefix: "index/", do: func() {
 				ahead += c.spell
 				if hits++; hits > c.times {
 					return

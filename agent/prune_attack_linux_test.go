@@ -361,7 +361,7 @@ func TestPrunedUnforgottenIsNoRoot(t *testing.T) {
 		p.must(t, PruneOptions{Confirm: true})
 		p.later(15 * 24 * time.Hour)
 		p.wrap = func(b backend.Backend) backend.Backend {
-			return &onPut{Backend: b, prefix: "log/", do: func() {
+			return oncePut(b, "log/", func() {
 				p.beside(t, func(ctx context.Context, s *Session) error {
 					info, err := s.vault.Log.State().PointByPrefix(first)
 					if err != nil {
@@ -373,7 +373,7 @@ func TestPrunedUnforgottenIsNoRoot(t *testing.T) {
 					}
 					return s.asAdmin(ctx, t, p.faultWorld, &log.Unforget{Points: ids})
 				})
-			}}
+			})
 		}
 		res, err := p.prune(ctx, PruneOptions{Confirm: true})
 		p.wrap = nil

@@ -363,7 +363,7 @@ func TestRepairNothing(t *testing.T) {
 	defer cancel()
 	r.write("more", strings.Repeat("new content ", 1000))
 	r.env.Wrap = func(b backend.Backend) backend.Backend {
-		return &onPut{Backend: b, prefix: "index/", do: cancel}
+		return oncePut(b, "index/", cancel)
 	}
 	if _, err := r.try(ctx, BackupOptions{}); err == nil {
 		t.Fatal("the job was not killed")
