@@ -24,6 +24,7 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/key"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
+	"github.com/tharsis-backup/tharsis/vault/pack/packtest"
 )
 
 // TestFaultHostilePages restores points whose list of files says that it holds far
@@ -111,27 +112,13 @@ func zstdRLE(says uint32, blocks int) []byte {
 }
 
 // bomb stores a pack with one record, whose stored bytes are these, and makes an index
-// run say that it has a chunk. A writer verifies what it takes, so the pack is a header
-// and a box, with no directory: a restore that has the box's place from a run needs none.
+// run say that it has a chunk.
 func (h *hostileVault) bomb(s *Session, wr *vault.Writer, stored []byte, plain uint32, id chunk.ID) error {
-	var object bytes.Buffer
-	packID, err := pack.NewID(s.randomness())
+	object, dir, err := packtest.Lying(s.vault.Ring, key.TypeDataPack, chunk.CodecZstd, stored, plain, id)
 	if err != nil {
 		return err
 	}
-	w, err := pack.NewWriter(s.vault.Ring, key.TypeDataPack, packID, &object, pack.Options{})
-	if err != nil {
-		return err
-	}
-	rec := pack.Record{Codec: chunk.CodecZstd, Plain: plain, Offset: uint32(object.Len()), Chunks: []pack.Chunk{{ID: id, Length: plain}}}
-	box := w.Seal(nil, rec.Number, rec.Codec, stored, plain)
-	rec.Stored = uint32(len(box))
-	object.Write(box)
-	object.Write(make([]byte, 200)) // in place of a directory
-	object.Write(make([]byte, pack.PaddedLength(uint64(object.Len()))-uint64(object.Len())))
-	dir := pack.Directory{ID: packID, Type: key.TypeDataPack, Length: uint64(object.Len()), Records: []pack.Record{rec}}
-	dir.Stamp()
-	if err := backend.PutBytes(h.t.Context(), s.backend, pack.Name(packID), object.Bytes()); err != nil {
+	if err := backend.PutBytes(h.t.Context(), s.backend, pack.Name(dir.ID), object); err != nil {
 		return err
 	}
 	return wr.Adopt(h.t.Context(), dir)

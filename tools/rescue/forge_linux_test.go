@@ -1,7 +1,6 @@
 package rescue
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -19,6 +18,7 @@ import (
 	"github.com/tharsis-backup/tharsis/vault/log"
 	"github.com/tharsis-backup/tharsis/vault/manifest"
 	"github.com/tharsis-backup/tharsis/vault/pack"
+	"github.com/tharsis-backup/tharsis/vault/pack/packtest"
 )
 
 // forger writes what members of a vault could write, also those with no good will:
@@ -186,26 +186,13 @@ func (f *forger) plant(sources []planted) {
 	f.append(f.alice.key, &log.Commit{Point: p})
 }
 
-// misname stores content as a chunk that it is not. A writer checks what it stores, so
-// the pack is a header and a box, without a directory: an index run leads to it.
+// misname stores content as a chunk that it is not.
 func (f *forger) misname(w *vault.Writer, typ uint8, id chunk.ID, content []byte) {
-	t, ctx := f.t, f.t.Context()
-	t.Helper()
-	packID, err := pack.NewID(nil)
-	noErr(t, err)
-	var object bytes.Buffer
-	p, err := pack.NewWriter(f.vault.Ring, typ, packID, &object, pack.Options{})
-	noErr(t, err)
-	rec := pack.Record{Codec: chunk.CodecPlain, Plain: uint32(len(content)), Offset: uint32(object.Len()), Chunks: []pack.Chunk{{ID: id, Length: uint32(len(content))}}}
-	box := p.Seal(nil, rec.Number, rec.Codec, content, rec.Plain)
-	rec.Stored = uint32(len(box))
-	object.Write(box)
-	object.Write(make([]byte, 200)) // in place of a directory
-	object.Write(make([]byte, pack.PaddedLength(uint64(object.Len()))-uint64(object.Len())))
-	dir := pack.Directory{ID: packID, Type: typ, Length: uint64(object.Len()), Records: []pack.Record{rec}}
-	dir.Stamp()
-	noErr(t, backend.PutBytes(ctx, f.vault.Backend, pack.Name(packID), object.Bytes()))
-	noErr(t, w.Adopt(ctx, dir))
+	f.t.Helper()
+	object, dir, err := packtest.Lying(f.vault.Ring, typ, chunk.CodecPlain, content, uint32(len(content)), id)
+	noErr(f.t, err)
+	noErr(f.t, backend.PutBytes(f.t.Context(), f.vault.Backend, pack.Name(dir.ID), object))
+	noErr(f.t, w.Adopt(f.t.Context(), dir))
 }
 
 // rescue runs rescue.py with the recovery key.
