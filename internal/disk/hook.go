@@ -3,7 +3,8 @@ package disk
 import (
 	"fmt"
 	"os"
-	"sync/atomic"
+
+	"github.com/tharsis-backup/tharsis/internal/hook"
 )
 
 // Op is a kind of call.
@@ -39,25 +40,18 @@ func (c Call) String() string { return fmt.Sprintf("%s %s", c.Op, c.Path) }
 // The hook may itself change the file.
 type Hook func(Call) error
 
-var hook atomic.Pointer[Hook]
+var point hook.Point[Hook]
 
 // SetHook sets the hook of this process, for tests, and returns what puts the
 // former one back. A nil hook is none.
-func SetHook(h Hook) (restore func()) {
-	var p *Hook
-	if h != nil {
-		p = &h
-	}
-	former := hook.Swap(p)
-	return func() { hook.Store(former) }
-}
+func SetHook(h Hook) (restore func()) { return point.Set(h, h != nil) }
 
 // Check gives what the hook says to a call that the caller is about to make by
 // other means than this package's.
 func Check(op Op, path string) error { return check(op, path, nil) }
 
 func check(op Op, path string, f *os.File) error {
-	h := hook.Load()
+	h := point.Load()
 	if h == nil {
 		return nil
 	}

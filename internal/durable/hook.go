@@ -2,7 +2,8 @@ package durable
 
 import (
 	"fmt"
-	"sync/atomic"
+
+	"github.com/tharsis-backup/tharsis/internal/hook"
 )
 
 // Op is a kind of step, named after what it does to the disk.
@@ -44,22 +45,15 @@ func (s Step) String() string {
 // disk is then left as a kill at that step would leave it.
 type Hook func(Step) error
 
-var hook atomic.Pointer[Hook]
+var point hook.Point[Hook]
 
 // SetHook sets the hook of this process, for tests, and returns what puts the
 // former one back. A nil hook is none.
-func SetHook(h Hook) (restore func()) {
-	var p *Hook
-	if h != nil {
-		p = &h
-	}
-	former := hook.Swap(p)
-	return func() { hook.Store(former) }
-}
+func SetHook(h Hook) (restore func()) { return point.Set(h, h != nil) }
 
 // step does one change of the disk, between the two calls of the hook.
 func step(op Op, path string, do func() error) error {
-	h := hook.Load()
+	h := point.Load()
 	if h == nil {
 		return do()
 	}

@@ -17,7 +17,8 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
-	"sync/atomic"
+
+	"github.com/tharsis-backup/tharsis/internal/hook"
 )
 
 // ErrSpoilt is for bytes that changed on their way into the vault. Nothing of them
@@ -57,22 +58,15 @@ var Points = []Point{
 // the same time from several goroutines.
 type Hook func(p Point, b []byte)
 
-var hook atomic.Pointer[Hook]
+var point hook.Point[Hook]
 
 // SetHook sets the hook of this process, for tests, and returns what puts the
 // former one back. A nil hook is none.
-func SetHook(h Hook) (restore func()) {
-	var p *Hook
-	if h != nil {
-		p = &h
-	}
-	former := hook.Swap(p)
-	return func() { hook.Store(former) }
-}
+func SetHook(h Hook) (restore func()) { return point.Set(h, h != nil) }
 
 // Pass says that b passes a point.
 func Pass(p Point, b []byte) {
-	if h := hook.Load(); h != nil {
+	if h := point.Load(); h != nil {
 		(*h)(p, b)
 	}
 }
